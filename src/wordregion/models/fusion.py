@@ -1,0 +1,82 @@
+"""The model of ALBEF, X-VLM and VL-Match: two encoders, two projections, a fusion encoder and heads.
+
+Shape letters: I images, N image tokens, V image width, T texts, P pairs, L text tokens, D text width, E shared width.
+"""
+
+from collections.abc import Mapping
+
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from wordregion.nn.fusion import Fused, FusionEncoder
+from wordregion.nn.heads import temperature
+from wordregion.nn.text import TextEncoder
+from wordregion.nn.vision import TimmVision
+
+
+class FusionModel(nn.Module):
+    """All weights of a system, and nothing else: it never tokenises, samples, computes a loss or communicates.
+
+    Args:
+        vision: image encoder, injected.
+        text: text encoder, injected.
+        fusion: fusion encoder, injected.
+        embed: E, the width in which images and texts are compared (256 as published).
+        heads: outputs on the fused states by name, for example ``match`` and ``mask``.
+        start_temperature: initial softmax temperature of the contrast (0.07 as published).
+    """
+
+    def __init__(
+        self,
+        vision: TimmVision,
+        text: TextEncoder,
+        fusion: FusionEncoder,
+        heads: Mapping[str, nn.Module],
+        embed: int = 256,
+        start_temperature: float = 0.07,
+    ) -> None:
+        super().__init__()
+        self.vision = vision
+        self.text = text
+        self.fusion = fusion
+        self.image_proj = nn.Linear(vision.width, embed)
+        self.text_proj = nn.Linear(text.width, embed)
+        self.heads = nn.ModuleDict(heads)
+        self.temperature = temperature(start_temperature)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square input in pixels."""
+        return self.vision.image_size
+
+    def encode_image(self, image_I3HW: Float[Tensor, "I 3 H W"]) -> Float[Tensor, "I N V"]:
+        """Image tokens; row 0 of each image is its summary."""
+        return self.vision(image_I3HW)
+
+    def encode_text(self, ids_TL: Int[Tensor, "T L"], mask_TL: Bool[Tensor, "T L"]) -> Float[Tensor, "T L D"]:
+        """States of the text half."""
+        return self.text(ids_TL, mask_TL)
+
+    def project_image(self, image_INV: Float[Tensor, "I N V"]) -> Float[Tensor, "I E"]:
+        """Unit vectors for the contrast."""
+        return F.normalize(self.image_proj(image_INV[:, 0]), dim=-1)
+
+    def project_text(self, hidden_TLD: Float[Tensor, "T L D"], mask_TL: Bool[Tensor, "T L"]) -> Float[Tensor, "T E"]:
+        """Unit vectors for the contrast."""
+        return F.normalize(self.text_proj(self.text.summary(hidden_TLD, mask_TL)), dim=-1)
+
+    def fuse(
+        self,
+        text_PLD: Float[Tensor, "P L D"],
+        mask_PL: Bool[Tensor, "P L"],
+        image_INV: Float[Tensor, "I N V"],
+        image_index_P: Int[Tensor, "P"] | None = None,
+        attention_layer: int | None = None,
+    ) -> Fused:
+        """Fused states of P pairs; see `FusionEncoder.forward`."""
+        return self.fusion(text_PLD, mask_PL, image_INV, image_index_P, attention_layer)
+
+    def blocks(self) -> list[nn.Module]:
+        """Units of sharding, compilation and activation checkpointing."""
+        return [*self.vision.blocks(), *self.text.blocks(), *self.fusion.layers]

@@ -1,0 +1,86 @@
+"""Builders; the size is in the name."""
+
+from pathlib import Path
+from typing import Literal
+
+from wordregion.models.fusion import FusionModel
+from wordregion.nn.fusion import FusionEncoder
+from wordregion.nn.heads import MaskHead, MatchHead
+from wordregion.nn.text import TextEncoder, bert_config, split_bert
+from wordregion.nn.vision import TimmVision
+
+
+def albef_base(
+    image_size: int = 256,
+    vision_weights: bool | str | Path = True,
+    text_weights: bool = True,
+    text: str | Path = "bert-base-uncased",
+) -> FusionModel:
+    """ALBEF as published: ViT-B/16 (DeiT), BERT-base split into 6 text and 6 fusion layers; 210 M parameters.
+
+    Args:
+        image_size: pixels; 256 for pre-training, 384 for fine-tuning.
+        vision_weights: True = DeiT-B from the hub, a path = a local file in timm's layout, False = random.
+        text_weights: False = random values in the architecture of `text`.
+        text: hub name or local folder of the BERT. With ``text_weights=False`` and the default name nothing is read.
+    """
+    vision = TimmVision("deit_base_patch16_224", image_size, vision_weights)
+    if text_weights or str(text) != "bert-base-uncased":
+        encoder, upper, config = split_bert(text, text_layers=6, weights=text_weights)
+    else:
+        config = bert_config(vocab_size=30522, width=768, layers=6, heads=12)
+        encoder, upper = TextEncoder(config), []
+    fusion = FusionEncoder(encoder.width, vision.width, layers=6, heads=config.num_attention_heads)
+    for block, layer in zip(fusion.layers, upper, strict=False):
+        block.seed_from_bert(layer)
+    return _with_heads(vision, encoder, fusion)
+
+
+def albef_tiny(
+    vocab_size: int,
+    image_size: int = 64,
+    patch: int = 8,
+    width: int = 192,
+    vision_layers: int = 6,
+    text_layers: int = 3,
+    fusion_layers: int = 3,
+    embed: int = 128,
+) -> FusionModel:
+    """The architecture of ALBEF at a size that trains in minutes on two cores; random initialisation."""
+    vision = TimmVision(
+        "vit_tiny_patch16_224",
+        image_size,
+        settings={"patch_size": patch, "embed_dim": width, "depth": vision_layers, "num_heads": max(1, width // 64)},
+    )
+    heads = max(1, width // 64)
+    text = TextEncoder(bert_config(vocab_size, width, text_layers, heads, max_tokens=64))
+    fusion = FusionEncoder(width, width, fusion_layers, heads)
+    return _with_heads(vision, text, fusion, embed)
+
+
+def albef_cnn(
+    vision: str,
+    vision_weights: str | Path,
+    text: str | Path,
+    image_size: int = 224,
+    fusion_layers: int = 3,
+    pool: Literal["cls", "mean"] = "mean",
+    embed: int = 256,
+) -> FusionModel:
+    """ALBEF on a CNN's grid and a small whole BERT: every BERT layer is the text half, the fusion layers are seeded
+    with copies of the last of them. For small data with strong pretrained encoders.
+    """
+    image = TimmVision(vision, image_size, vision_weights)
+    _, _, config = split_bert(text, text_layers=1, weights=False)
+    total = config.num_hidden_layers
+    encoder, _, _ = split_bert(text, text_layers=total, pool=pool)
+    _, upper, _ = split_bert(text, text_layers=total - fusion_layers)
+    fusion = FusionEncoder(encoder.width, image.width, fusion_layers, config.num_attention_heads)
+    for block, layer in zip(fusion.layers, upper, strict=True):
+        block.seed_from_bert(layer)
+    return _with_heads(image, encoder, fusion, embed)
+
+
+def _with_heads(vision: TimmVision, text: TextEncoder, fusion: FusionEncoder, embed: int = 256) -> FusionModel:
+    heads = {"match": MatchHead(text.width), "mask": MaskHead(text.word_embeddings)}
+    return FusionModel(vision, text, fusion, heads, embed)

@@ -1,0 +1,212 @@
+"""The fusion encoder: BERT layers with a cross-attention from the text to the image (ALBEF section 3.1).
+
+A batch of pairs links texts to images by an index. The keys and values of an image are computed once a layer, however
+many texts it is paired with.
+
+Shape letters: P pairs, L text tokens, I images, N image tokens, D text width, V image width, H heads, K head width.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True)
+class Fused:
+    """What the fusion encoder returns.
+
+    Attributes:
+        hidden: (P, L, D) states of the text tokens.
+        cls: (P, D) state of the first token: the pair's representation.
+        attention: (P, H, L, N) cross-attention weights of the layer asked for, in [0, 1], or None.
+    """
+
+    hidden: Tensor
+    cls: Tensor
+    attention: Tensor | None = None
+
+    def split(self, sizes: list[int]) -> list["Fused"]:
+        """The results of several requests that were fused in one pass."""
+        return [Fused(h, c) for h, c in zip(self.hidden.split(sizes), self.cls.split(sizes), strict=True)]
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with one matrix for queries, keys and values, then residual and LayerNorm (BERT)."""
+
+    def __init__(self, width: int, heads: int, eps: float, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps)
+
+    def forward(self, x_PLD: Float[Tensor, "P L D"], mask_PL: Bool[Tensor, "P L"]) -> Float[Tensor, "P L D"]:
+        P, L, D = x_PLD.shape
+        q, k, v = self.qkv(x_PLD).view(P, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
+        p = self.dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask_PL[:, None, None, :], dropout_p=p)
+        y = F.dropout(self.out(y.transpose(1, 2).reshape(P, L, D)), p, self.training)
+        return self.norm(x_PLD + y)
+
+
+class CrossAttention(nn.Module):
+    """Text tokens attend to image tokens; then residual and LayerNorm. Keys and values come from one matrix."""
+
+    def __init__(self, width: int, image_width: int, heads: int, eps: float, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(image_width, 2 * width)
+        self.out = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps)
+
+    def forward(
+        self,
+        x_PLD: Float[Tensor, "P L D"],
+        image_INV: Float[Tensor, "I N V"],
+        image_index_P: Int[Tensor, "P"] | None,
+        want_attention: bool = False,
+    ) -> tuple[Float[Tensor, "P L D"], Float[Tensor, "P H L N"] | None]:
+        P, L, D = x_PLD.shape
+        I, N, _ = image_INV.shape
+        H, K = self.heads, D // self.heads
+        k_IHNK, v_IHNK = self.kv(image_INV).view(I, N, 2, H, K).permute(2, 0, 3, 1, 4)
+        p = self.dropout if self.training else 0.0
+        q = self.q(x_PLD)
+        attention = None
+        if image_index_P is None and not want_attention:
+            # Every image has the same number of texts, in order: its texts form one long query, nothing is copied.
+            q = q.view(I, -1, H, K).transpose(1, 2)
+            y = F.scaled_dot_product_attention(q, k_IHNK, v_IHNK, dropout_p=p).transpose(1, 2)
+        else:
+            if image_index_P is None:
+                image_index_P = torch.arange(I, device=x_PLD.device).repeat_interleave(P // I)
+            q = q.view(P, L, H, K).transpose(1, 2)
+            k, v = k_IHNK.index_select(0, image_index_P), v_IHNK.index_select(0, image_index_P)
+            if want_attention:
+                attention = ((q @ k.transpose(-1, -2)) / K**0.5).softmax(-1)
+                y = (F.dropout(attention, p, self.training) @ v).transpose(1, 2)
+            else:
+                y = F.scaled_dot_product_attention(q, k, v, dropout_p=p).transpose(1, 2)
+        y = F.dropout(self.out(y.reshape(P, L, D)), p, self.training)
+        return self.norm(x_PLD + y), attention
+
+
+class FeedForward(nn.Module):
+    """Two linear maps with an exact GELU between, then residual and LayerNorm (BERT)."""
+
+    def __init__(self, width: int, inner: int, eps: float, dropout: float) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.up = nn.Linear(width, inner)
+        self.down = nn.Linear(inner, width)
+        self.norm = nn.LayerNorm(width, eps)
+
+    def forward(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
+        y = F.dropout(self.down(F.gelu(self.up(x))), self.dropout, self.training)
+        return self.norm(x + y)
+
+
+class FusionBlock(nn.Module):
+    """Self-attention over the text, cross-attention to the image, feed-forward."""
+
+    def __init__(
+        self, width: int, image_width: int, heads: int, inner: int, eps: float = 1e-12, dropout: float = 0.1
+    ) -> None:
+        super().__init__()
+        self.attention = SelfAttention(width, heads, eps, dropout)
+        self.cross = CrossAttention(width, image_width, heads, eps, dropout)
+        self.feed_forward = FeedForward(width, inner, eps, dropout)
+
+    def forward(
+        self,
+        x_PLD: Float[Tensor, "P L D"],
+        mask_PL: Bool[Tensor, "P L"],
+        image_INV: Float[Tensor, "I N V"],
+        image_index_P: Int[Tensor, "P"] | None,
+        want_attention: bool = False,
+    ) -> tuple[Float[Tensor, "P L D"], Float[Tensor, "P H L N"] | None]:
+        x_PLD = self.attention(x_PLD, mask_PL)
+        x_PLD, attention = self.cross(x_PLD, image_INV, image_index_P, want_attention)
+        return self.feed_forward(x_PLD), attention
+
+    def seed_from_bert(self, layer: Mapping[str, Tensor]) -> None:
+        """Takes self-attention and feed-forward from one layer of a BERT state dict; the cross-attention stays new."""
+        parts = {
+            "attention.qkv": [f"attention.self.{name}" for name in ("query", "key", "value")],
+            "attention.out": ["attention.output.dense"],
+            "attention.norm": ["attention.output.LayerNorm"],
+            "feed_forward.up": ["intermediate.dense"],
+            "feed_forward.down": ["output.dense"],
+            "feed_forward.norm": ["output.LayerNorm"],
+        }
+        state = {
+            f"{ours}.{kind}": torch.cat([layer[f"{theirs}.{kind}"] for theirs in sources])
+            for ours, sources in parts.items()
+            for kind in ("weight", "bias")
+        }
+        missing, unexpected = self.load_state_dict(state, strict=False)
+        assert not unexpected and all(name.startswith("cross.") for name in missing)
+
+
+class FusionEncoder(nn.Module):
+    """A stack of fusion blocks.
+
+    Args:
+        width: D of the text.
+        image_width: V of the image tokens.
+        layers: number of blocks.
+        heads: attention heads; divides `width`.
+        inner: width of the feed-forward part; 4 x width if None.
+        eps: of the LayerNorms (BERT: 1e-12).
+        dropout: rate in [0, 1) on attention weights and block outputs (BERT: 0.1).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        image_width: int,
+        layers: int,
+        heads: int,
+        inner: int | None = None,
+        eps: float = 1e-12,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        inner = inner or 4 * width
+        self.layers = nn.ModuleList(FusionBlock(width, image_width, heads, inner, eps, dropout) for _ in range(layers))
+        self.apply(_init_like_bert)
+
+    def forward(
+        self,
+        text_PLD: Float[Tensor, "P L D"],
+        mask_PL: Bool[Tensor, "P L"],
+        image_INV: Float[Tensor, "I N V"],
+        image_index_P: Int[Tensor, "P"] | None = None,
+        attention_layer: int | None = None,
+    ) -> Fused:
+        """Fuses P pairs.
+
+        Args:
+            text_PLD: text states of each pair.
+            mask_PL: True at real tokens.
+            image_INV: image tokens; each image's keys and values are computed once a layer.
+            image_index_P: image of each pair; None = pairs are ordered by image, equally many for each.
+            attention_layer: the block whose cross-attention weights to return (counted from 0).
+        """
+        attention = None
+        x = text_PLD
+        for index, layer in enumerate(self.layers):
+            x, weights = layer(x, mask_PL, image_INV, image_index_P, index == attention_layer)
+            attention = attention if weights is None else weights
+        return Fused(x, x[:, 0], attention)
+
+
+def _init_like_bert(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,44 @@
+"""Small outputs on top of the fusion encoder."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class MatchHead(nn.Linear):
+    """Does the text fit the image? (P, D) -> (P, 2) logits; class 1 = they match (ALBEF's ITM head)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, 2)
+        nn.init.normal_(self.weight, std=0.02)
+        nn.init.zeros_(self.bias)
+
+
+class MaskHead(nn.Module):
+    """BERT's masked-word head: dense, GELU, LayerNorm, then the word embeddings as decoder.
+
+    Args:
+        embeddings: the (vocabulary, D) table to which the decoder is tied.
+        eps: of the LayerNorm.
+    """
+
+    def __init__(self, embeddings: nn.Embedding, eps: float = 1e-12) -> None:
+        super().__init__()
+        vocabulary, width = embeddings.weight.shape
+        self.dense = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps)
+        self.decoder = nn.Linear(width, vocabulary)
+        self.decoder.weight = embeddings.weight
+        nn.init.normal_(self.dense.weight, std=0.02)
+        nn.init.zeros_(self.dense.bias)
+        nn.init.zeros_(self.decoder.bias)
+
+    def forward(self, hidden: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows V"]:
+        """(..., D) states -> (..., vocabulary) logits."""
+        return self.decoder(self.norm(F.gelu(self.dense(hidden))))
+
+
+def temperature(value: float = 0.07) -> nn.Parameter:
+    """A learnable softmax temperature, shape (1,) since FSDP2 shards no scalars (CLIP, ALBEF)."""
+    return nn.Parameter(torch.tensor([value]))

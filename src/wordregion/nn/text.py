@@ -1,0 +1,125 @@
+"""BERT-like text encoders from transformers, split into a text half and the layers that seed the fusion half.
+
+Shape letters: T texts, L tokens, D width.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PretrainedConfig
+
+from wordregion.errors import CheckpointError
+from wordregion.nn.weights import load_backbone, read_weights
+
+
+class TextEncoder(nn.Module):
+    """The embeddings and the first layers of a BERT or RoBERTa.
+
+    Args:
+        config: a transformers config whose ``num_hidden_layers`` is the number of layers to build.
+        pool: what stands for the whole text: ``"cls"`` (the first token) or ``"mean"`` (of the real tokens).
+    """
+
+    def __init__(self, config: PretrainedConfig, pool: Literal["cls", "mean"] = "cls") -> None:
+        super().__init__()
+        config._attn_implementation = "sdpa"
+        self.body = AutoModel.from_config(config, add_pooling_layer=False)
+        self.width: int = config.hidden_size
+        self.vocab_size: int = config.vocab_size
+        self.pool = pool
+
+    @property
+    def word_embeddings(self) -> nn.Embedding:
+        """The (vocabulary, D) table, to which a masked-word head ties its decoder."""
+        return self.body.embeddings.word_embeddings
+
+    def forward(self, ids_TL: Int[Tensor, "T L"], mask_TL: Bool[Tensor, "T L"]) -> Float[Tensor, "T L D"]:
+        """Hidden states of the last layer; those at padding are meaningless."""
+        return self.body(input_ids=ids_TL, attention_mask=mask_TL).last_hidden_state
+
+    def summary(self, hidden_TLD: Float[Tensor, "T L D"], mask_TL: Bool[Tensor, "T L"]) -> Float[Tensor, "T D"]:
+        """One vector a text, by `pool`."""
+        if self.pool == "cls":
+            return hidden_TLD[:, 0]
+        weight_TL1 = mask_TL.unsqueeze(-1).to(hidden_TLD.dtype)
+        return (hidden_TLD * weight_TL1).sum(1) / weight_TL1.sum(1).clamp(min=1)
+
+    def blocks(self) -> list[nn.Module]:
+        """The transformer layers."""
+        return list(self.body.encoder.layer)
+
+
+def bert_config(vocab_size: int, width: int, layers: int, heads: int, max_tokens: int = 512) -> PretrainedConfig:
+    """A BERT configuration of any size with the published proportions (feed-forward 4 x width, no dropout change)."""
+    return AutoConfig.for_model(
+        "bert",
+        vocab_size=vocab_size,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
+        max_position_embeddings=max_tokens,
+    )
+
+
+def split_bert(
+    name: str | Path, text_layers: int, weights: bool = True, pool: Literal["cls", "mean"] = "cls"
+) -> tuple[TextEncoder, list[dict[str, Tensor]], PretrainedConfig]:
+    """Splits a published encoder: its first layers as a text encoder, the rest as seeds for the fusion layers.
+
+    Args:
+        name: a hub name (``"bert-base-uncased"``) or a folder with ``config.json`` and ``model.safetensors``.
+        text_layers: layers in the text half.
+        weights: False builds the same architecture with random values and reads only the config.
+        pool: see `TextEncoder`.
+
+    Returns:
+        The text encoder; the state dicts of the remaining layers, in order; the whole model's config.
+
+    Raises:
+        CheckpointError: if the folder or the hub has no such model, or a layer lacks weights.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{name}: no text encoder there. Give a hub name or a folder with config.json."
+        ) from error
+    total = config.num_hidden_layers
+    if not 0 < text_layers <= total:
+        raise CheckpointError(f"{name}: has {total} layers, so text_layers={text_layers} is out of range 1..{total}.")
+    half = type(config).from_dict({**config.to_dict(), "num_hidden_layers": text_layers})
+    encoder = TextEncoder(half, pool)
+    if not weights:
+        return encoder, [], config
+    if Path(name).is_dir():
+        state = _without_prefix(read_weights(_weight_file(Path(name))))
+    else:
+        full = AutoModel.from_pretrained(name, add_pooling_layer=False)
+        state = full.state_dict()
+    upper = [_layer(state, index) for index in range(text_layers, total)]
+    lower = {
+        n: v
+        for n, v in state.items()
+        if not any(n.startswith(f"encoder.layer.{i}.") for i in range(text_layers, total))
+    }
+    load_backbone(encoder.body, lower, source=str(name), ignore=("pooler.", "cls.", "lm_head."))
+    return encoder, upper, config
+
+
+def _weight_file(folder: Path) -> Path:
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).is_file():
+            return folder / name
+    raise CheckpointError(f"{folder}: holds neither model.safetensors nor pytorch_model.bin. Put the weights there.")
+
+
+def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix("bert.").removeprefix("roberta."): value for name, value in state.items()}
+
+
+def _layer(state: dict[str, Tensor], index: int) -> dict[str, Tensor]:
+    prefix = f"encoder.layer.{index}."
+    return {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}

@@ -1,0 +1,84 @@
+"""timm backbones as sequences of tokens.
+
+Shape letters: B images, N tokens (the first is the summary), D width, H and W pixels.
+"""
+
+from pathlib import Path
+
+import timm
+import torch
+from jaxtyping import Float
+from timm.utils.model import freeze_batch_norm_2d
+from torch import Tensor, nn
+
+from wordregion.nn.weights import load_backbone, read_weights
+
+
+class TimmVision(nn.Module):
+    """Any timm backbone as tokens: one summary token, then the grid in row-major order.
+
+    A ViT keeps its [CLS]; for backbones without one (Swin, CNNs) the summary is the mean of the grid tokens.
+    Batch normalisation runs on its stored statistics, so that an image's encoding never depends on its batch.
+
+    Args:
+        name: timm architecture, for example ``"vit_base_patch16_224"``.
+        image_size: side of the square input in pixels.
+        weights: True = timm's published weights from the hub; a path = a local ``.safetensors`` / ``.pth`` file in
+            timm's layout; False = random initialisation.
+        drop_path: stochastic depth rate in [0, 1) at the last block.
+        settings: further architecture settings of timm, for example ``{"embed_dim": 192, "depth": 4}``.
+
+    Raises:
+        CheckpointError: if a weight file is missing, damaged or lacks a part of the backbone.
+
+    Attributes:
+        width: D.
+        grid: tokens along a side.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        image_size: int,
+        weights: bool | str | Path = False,
+        drop_path: float = 0.0,
+        settings: dict[str, object] | None = None,
+    ) -> None:
+        super().__init__()
+        arguments: dict[str, object] = dict(settings or {})
+        if name.startswith(("vit_", "deit", "swin", "beit", "eva")):
+            arguments["img_size"] = image_size
+        if drop_path:
+            arguments["drop_path_rate"] = drop_path
+        body = timm.create_model(name, pretrained=weights is True, num_classes=0, global_pool="", **arguments)
+        if isinstance(weights, (str, Path)):
+            load_backbone(body, read_weights(weights), source=str(weights), ignore=("head.", "fc.", "classifier."))
+        self.body = freeze_batch_norm_2d(body)
+        self.image_size = image_size
+        self.prefix_tokens = int(getattr(body, "num_prefix_tokens", 0))
+        self.channels_last = getattr(body, "output_fmt", "NCHW") == "NHWC" or name.startswith("swin")
+        with torch.no_grad():
+            was_training = self.body.training
+            tokens = self.eval()(torch.zeros(1, 3, image_size, image_size))
+            self.train(was_training)
+        self.width = tokens.shape[-1]
+        self.grid = round((tokens.shape[1] - 1) ** 0.5)
+
+    def forward(self, image_B3HW: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:
+        """Encodes normalised pixels; position 0 of the result is the summary token."""
+        features = self.body.forward_features(image_B3HW)
+        if features.ndim == 4:
+            features = features if self.channels_last else features.permute(0, 2, 3, 1)
+            features = features.flatten(1, 2)
+        if self.prefix_tokens == 0:
+            return torch.cat([features.mean(1, keepdim=True), features], dim=1)
+        if self.prefix_tokens > 1:  # distillation or register tokens are not part of the grid
+            return torch.cat([features[:, :1], features[:, self.prefix_tokens :]], dim=1)
+        return features
+
+    def blocks(self) -> list[nn.Module]:
+        """The repeated parts: units of sharding, compilation and activation checkpointing."""
+        for name in ("blocks", "layers", "stages"):
+            if isinstance(found := getattr(self.body, name, None), nn.Module):
+                return list(found.children())
+        return [child for child in self.body.children() if any(True for _ in child.parameters())]

@@ -1,0 +1,133 @@
+"""What is already encoded in a step of image-text alignment, for all objectives to share.
+
+Shape letters: I images, N image tokens, V image width, T texts, R text rows (T clean, then T masked where an objective
+wants them), L tokens, D text width, E shared width, K keys (gathered batch, then queue), P pairs.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from wordregion.models.fusion import FusionModel
+from wordregion.nn.fusion import Fused
+from wordregion.schema import Batch
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Which text rows an objective wants fused with which images.
+
+    Attributes:
+        row: (P,) rows of `AlignScene.text`.
+        image: (P,) rows of `AlignScene.image`.
+    """
+
+    row: Tensor
+    image: Tensor
+
+
+Losses = dict[str, Tensor]
+
+
+class Objective(Protocol):
+    """One supervision signal. It first says what it wants fused; all requests run in one pass; then it is called.
+
+    Returned losses are normalised by the totals of the step, so that they add up over micro-batches and average over
+    ranks. Names that end in ``_accuracy`` are reported and not optimised.
+    """
+
+    @property
+    def wants_masked(self) -> bool:
+        """Whether the masked copy of the texts must be encoded."""
+        ...
+
+    def pairs(self, scene: "AlignScene") -> Pairs | None:
+        """The pairs to fuse, or None."""
+        ...
+
+    def __call__(self, model: FusionModel, scene: "AlignScene", fused: Fused | None) -> Losses:
+        """The losses, given the fused states of the pairs asked for."""
+        ...
+
+
+@dataclass
+class AlignScene:
+    """Encodings of one micro-batch by the student and its teacher.
+
+    Attributes:
+        batch: where it comes from.
+        image: (I, N, V) student's image tokens.
+        text: (R, L, D) student's text states: T clean rows, then T masked rows if encoded.
+        text_mask: (R, L) True at real tokens.
+        image_feature: (T, E) the student's unit vector of each text's image.
+        text_feature: (T, E) the student's unit vectors.
+        teacher_image_feature: (T, E) the teacher's, without gradient.
+        teacher_text_feature: (T, E) the teacher's, without gradient.
+        image_keys: (K, E) the teacher's image vectors of all ranks' batches, then the queue.
+        text_keys: (K, E) likewise for texts.
+        key_id: (K,) image identity of each key; negative where unknown.
+        offset: column of the first text of this rank among the keys.
+        temperature: () learnable softmax temperature.
+        distill: weight of the teacher's opinion in [0, 1].
+        total_texts: () texts of the step over micro-batches and ranks, divided by the number of ranks.
+        total_masked: () masked positions, likewise.
+        teacher_masked_states: gives the teacher's fused states (T, L, D) of the masked texts; called once if at all.
+        teacher: the teacher, for its heads.
+    """
+
+    batch: Batch
+    image: Tensor
+    text: Tensor
+    text_mask: Tensor
+    image_feature: Tensor
+    text_feature: Tensor
+    teacher_image_feature: Tensor
+    teacher_text_feature: Tensor
+    image_keys: Tensor
+    text_keys: Tensor
+    key_id: Tensor
+    offset: int
+    temperature: Tensor
+    distill: float
+    total_texts: Tensor
+    total_masked: Tensor
+    teacher_masked_states: Callable[[], Tensor]
+    teacher: FusionModel
+
+    @property
+    def texts(self) -> int:
+        """T."""
+        return self.batch.token_ids.shape[0]
+
+    @cached_property
+    def image_to_text(self) -> Tensor:
+        """(T, K) student image against teacher texts, over the temperature."""
+        return self.image_feature @ self.text_keys.T / self.temperature
+
+    @cached_property
+    def text_to_image(self) -> Tensor:
+        """(T, K) student text against teacher images, over the temperature."""
+        return self.text_feature @ self.image_keys.T / self.temperature
+
+    @cached_property
+    def text_id(self) -> Tensor:
+        """(T,) image identity of each text."""
+        return self.batch.image_key[self.batch.text_image]
+
+    @cached_property
+    def same(self) -> Tensor:
+        """(T, T) True where two texts of this micro-batch describe the same picture."""
+        return self.text_id[:, None] == self.text_id[None, :]
+
+    def local(self, logits_TK: Tensor) -> Tensor:
+        """(T, T) the columns of this micro-batch's own texts."""
+        return logits_TK[:, self.offset : self.offset + self.texts]
+
+
+def row_range(start: int, count: int, like: Tensor) -> Tensor:
+    """``start .. start + count - 1`` on the device of `like`."""
+    return torch.arange(start, start + count, device=like.device)
