@@ -1,0 +1,86 @@
+"""From what a user types to a data set."""
+
+from pathlib import Path
+
+from wordregion.data.datasets.albef import AlbefJson
+from wordregion.data.datasets.coco import CocoCaptions, CocoInstances
+from wordregion.data.datasets.flickr import Flickr30kEntities
+from wordregion.data.datasets.pairs import ImageText
+from wordregion.data.files import load_json
+from wordregion.data.sources import HFDataset, Jsonl, Parquet, Tar
+from wordregion.errors import DataError, UsageError
+from wordregion.schema import Dataset
+
+KINDS = (
+    "scenes, a .jsonl, .json (ALBEF captions, COCO captions or instances), .parquet or .tar file (or pattern), "
+    "or a folder of Flickr30k Entities or of a saved Hugging Face data set"
+)
+
+
+def open_source(spec: str, images: Path | None = None) -> Dataset:
+    """The data set that a path points at, recognised by its name and content.
+
+    Args:
+        spec: a path or pattern, with ``#split`` where a source has splits: ``"flickr30k#val"``, ``"scenes#val"``.
+        images: folder or tar of the images, if they are not beside the source.
+
+    Raises:
+        UsageError: if there is no such source, or its kind is not known.
+        DataError: if the source cannot be used as a whole.
+    """
+    path, split = (spec, None) if Path(spec).exists() else _split(spec)
+    if path == "scenes" and not Path(path).exists():
+        from wordregion.data.scenes import Scenes
+
+        if split not in (None, "train", "val"):
+            raise UsageError(f"{spec}: no such split. Use scenes#train or scenes#val.")
+        return Scenes(split="val") if split == "val" else Scenes()
+    if Path(path).is_dir():
+        return _open_folder(Path(path), split, images)
+    if split is not None:
+        raise UsageError(f"{spec}: '#{split}' names a split, but {path} is no folder. Leave it out.")
+    match Path(path).suffix.lower():
+        case ".jsonl" | ".ndjson":
+            return ImageText(Jsonl(path), images)
+        case ".parquet":
+            return ImageText(Parquet(path), images)
+        case ".tar":
+            return ImageText(Tar(path), images)
+        case ".json":
+            return _open_json(Path(path), images)
+    known = "unknown kind of file" if Path(path).exists() else "no such file or folder"
+    raise UsageError(f"{spec}: {known}. Give {KINDS}.")
+
+
+def _split(spec: str) -> tuple[str, str | None]:
+    path, mark, split = spec.rpartition("#")
+    return (path, split) if mark else (spec, None)
+
+
+def _open_folder(path: Path, split: str | None, images: Path | None) -> Dataset:
+    if any((path / name).is_file() for name in ("dataset_info.json", "dataset_dict.json", "state.json")):
+        return ImageText(HFDataset(path, split), images)
+    if (path / "Annotations").is_dir() or list(path.glob("annotations*.tar*")):
+        return Flickr30kEntities(path, split or "train", images)
+    if list(path.glob("*.tar")):
+        return ImageText(Tar(f"{path}/*.tar"), images)
+    if list(path.glob("*.parquet")):
+        return ImageText(Parquet(f"{path}/*.parquet"), images)
+    raise UsageError(f"{path}: no data set recognised in this folder. Give {KINDS}.")
+
+
+def _open_json(path: Path, images: Path | None) -> Dataset:
+    remedy = "Expected ALBEF's list of captions, or COCO's captions or instances."
+    content = load_json(path, "a JSON file of captions or boxes")
+    if isinstance(content, list):
+        return AlbefJson(path, images, content)
+    if not isinstance(content, dict):
+        raise DataError(str(path), "", f"the top level is {type(content).__name__}", remedy)
+    notes = content.get("annotations")
+    if not isinstance(notes, list):
+        raise DataError(str(path), "annotations", f"no such list (keys: {', '.join(list(content)[:12])})", remedy)
+    if any(isinstance(note, dict) and "caption" in note for note in notes[:100]):
+        return CocoCaptions(path, images, content)
+    if "categories" in content or any(isinstance(note, dict) and "bbox" in note for note in notes[:100]):
+        return CocoInstances(path, images, content)
+    raise DataError(str(path), "annotations", "neither 'caption' nor 'bbox' in the first 100 entries", remedy)
