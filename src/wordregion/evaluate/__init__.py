@@ -1,0 +1,1 @@
+"""Evaluation of trained models by the field's protocols."""

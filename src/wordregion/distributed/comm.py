@@ -1,0 +1,66 @@
+"""Communication between processes; every function does nothing, or the obvious, without an initialised group."""
+
+import os
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+from torch.distributed.nn.functional import all_gather
+
+
+def rank() -> int:
+    """Number of this process, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def main_process() -> bool:
+    """Whether this process prints and writes."""
+    return rank() == 0
+
+
+def device() -> torch.device:
+    """Where this process computes: its own GPU, or the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def init_from_env() -> None:
+    """Joins the group that `torchrun` describes in the environment, if there is one."""
+    if "WORLD_SIZE" in os.environ and not dist.is_initialized():
+        if torch.cuda.is_available():
+            torch.cuda.set_device(device())
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+
+
+def barrier() -> None:
+    """Waits for all processes."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def gather_no_grad(tensor: Tensor) -> Tensor:
+    """Rows of all ranks, in rank order; the same shape on every rank."""
+    if world_size() == 1:
+        return tensor.detach()
+    parts = [torch.empty_like(tensor) for _ in range(world_size())]
+    dist.all_gather(parts, tensor.detach().contiguous())
+    return torch.cat(parts)
+
+
+def gather_with_grad(tensor: Tensor) -> Tensor:
+    """Rows of all ranks, in rank order; gradients come back from all ranks, summed."""
+    return tensor if world_size() == 1 else torch.cat(all_gather(tensor.contiguous()))
+
+
+def all_reduce_sum(tensor: Tensor) -> Tensor:
+    """The sum over ranks, as a new tensor without gradient."""
+    total = tensor.detach().clone()
+    if world_size() > 1:
+        dist.all_reduce(total)
+    return total
