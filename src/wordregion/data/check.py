@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from wordregion.data.fields import shown
 from wordregion.errors import DataError, UsageError
@@ -16,7 +16,7 @@ from wordregion.schema import Box, Dataset, Grounding, Sample
 
 MAX_PROBLEMS = 1000
 _COUNTED = ("records", "checked", "broken", "images", "captions", "regions", "phrases", "boxes")
-_COLUMNS, _PICTURE, _MARGIN, _LETTERS, _LINE, _LINES = 4, 300, 10, 46, 15, 5
+_COLUMNS, _PICTURE, _MARGIN, _LETTERS, _LINE, _LINES = 4, 300, 16, 46, 15, 5
 
 
 @dataclass(frozen=True)
@@ -175,14 +175,15 @@ def _tile(sample: Sample) -> Image.Image:
     image = sample.images[0]
     if not isinstance(image, Image.Image):
         raise UsageError(f"{sample.id}: its image is a tensor. Draw the data set before any transform.")
-    image = image.copy()
-    image.thumbnail((_PICTURE, _PICTURE))
-    shown_text = next(iter(sample.captions()), None)
+    image = ImageOps.contain(image, (_PICTURE, _PICTURE))
+    first = next(iter(sample.captions()), None)
     grounded = [g for g in sample.groundings if g.boxes and g.image == 0]
-    own = [g for g in grounded if g.text == shown_text]
+    own = [g for g in grounded if g.text == first]
     tile = Image.new("RGB", (_PICTURE + 2 * _MARGIN, _PICTURE + 3 * _MARGIN + _LINES * _LINE), "white")
     at = (_MARGIN + (_PICTURE - image.width) // 2, _MARGIN + (_PICTURE - image.height) // 2)
-    tile.paste(_boxed(image, {box: _words(sample, g) for g in own or grounded for box in g.boxes}), at)
+    tile.paste(image, at)
+    labels = {box: _words(sample, g) for g in own or grounded for box in g.boxes}
+    tile = _boxed(tile, image.size, at, labels)
     texts = [sample.texts[i] for i in sample.captions()] or list(sample.texts)
     lines = [line for text in texts for line in textwrap.wrap(f"- {text}", _LETTERS, subsequent_indent="  ")]
     if len(lines) > _LINES:
@@ -198,13 +199,14 @@ def _words(sample: Sample, grounding: Grounding) -> str:
     return textwrap.shorten(text if grounding.span is None else text[slice(*grounding.span)], 24, placeholder="...")
 
 
-def _boxed(image: Image.Image, labels: dict[Box, str]) -> Image.Image:
+def _boxed(tile: Image.Image, size: tuple[int, int], at: tuple[int, int], labels: dict[Box, str]) -> Image.Image:
+    """Boxes with labels on the picture of `size` pixels that lies on the tile at `at`."""
     if not labels:
-        return image
+        return tile
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="OpenCV")
         import supervision as sv
-    scale = np.array([image.width, image.height] * 2)
-    boxes = sv.Detections(xyxy=np.array(list(labels)) * scale, class_id=np.arange(len(labels)))
-    scene = sv.BoxAnnotator(thickness=2).annotate(image, boxes)
-    return sv.LabelAnnotator(text_scale=0.35, text_padding=2).annotate(scene, boxes, labels=list(labels.values()))
+    boxes = sv.Detections(xyxy=np.array(list(labels)) * (size * 2) + (at * 2), class_id=np.arange(len(labels)))
+    scene = sv.BoxAnnotator(thickness=2).annotate(tile, boxes)
+    labeller = sv.LabelAnnotator(text_scale=0.35, text_padding=2, smart_position=True)
+    return labeller.annotate(scene, boxes, labels=list(labels.values()))
