@@ -10,6 +10,8 @@ from functools import cache
 from random import Random
 from typing import Literal
 
+from wordregion.errors import UsageError
+
 Split = Literal["train", "val"]
 
 COLOURS = ("red", "yellow", "green", "cyan", "blue", "purple", "pink", "brown", "black", "white")
@@ -35,6 +37,21 @@ COUNTS = (2, 2, 2, 3, 3, 3, 3, 4, 4, 4)
 REPEAT = 0.3  # chance that a colour or a shape is taken from another thing of the scene
 NESTED = 0.2  # chance that a small thing lies in or on a large one
 CLEAR = 0.15  # distance between centres from which left/right/above/below is beyond doubt
+
+
+def check_settings(split: str, size: int, image_size: int) -> None:
+    """Raises UsageError for a split, size or image size that makes no sense."""
+    if split not in ("train", "val"):
+        raise UsageError(f"scenes: split is {split!r}. Use 'train' or 'val'.")
+    if size < 1:
+        raise UsageError(f"scenes: size is {size}. Give at least 1 scene.")
+    if not 16 <= image_size <= 1024:
+        raise UsageError(f"scenes: image_size is {image_size}. Give 16 to 1024 pixels.")
+
+
+def generator(view: str, seed: int, split: str, index: int, attempt: int = 0) -> Random:
+    """The random numbers of one record: the same in every process and in any order of access."""
+    return Random(f"{view} {seed} {split} {index} {attempt}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +137,11 @@ def held_out(colours: tuple[str, str], shapes: tuple[str, str]) -> bool:
     return digest[0] % HELD_OUT_SHARE == 0
 
 
+def valid(things: tuple[Thing, ...], split: Split) -> bool:
+    """Whether the things make a scene of this side of the split: no two share both colour and shape."""
+    return len({(t.colour, t.shape) for t in things}) == len(things) and split_of(things) == split
+
+
 def split_of(things: tuple[Thing, ...]) -> Split:
     """The side of a scene: "val" as soon as two of its things are never seen together in training."""
     for i, a in enumerate(things):
@@ -138,7 +160,7 @@ def draw_scene(rng: Random, split: Split, count: int | None = None) -> Scene:
     """
     while True:
         looks = _draw_looks(rng, count or rng.choice(COUNTS))
-        if len({(t.colour, t.shape) for t in looks}) == len(looks) and split_of(looks) == split:
+        if valid(looks, split):
             return Scene(place(rng, looks), background=rng.randrange(1 << 16))
 
 

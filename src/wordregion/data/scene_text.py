@@ -56,6 +56,35 @@ CAPTIONS: dict[int, tuple[str, ...]] = {
         "there is {0} , {1} , {2} and {3}",
     ),
 }
+# {c}, {s}: a colour and a shape; {a}, {b}: "red circle"; {p}, {q}: attributes of {s}, {t}; {r}: words of a relation
+QUESTIONS: dict[str, tuple[str, ...]] = {
+    "colour": ("what colour is the {s} ?", "which colour does the {s} have ?"),
+    "shape": ("what shape is the {c} thing ?", "which shape does the {c} thing have ?"),
+    "count": ("how many things are {c} ?", "how many {c} things are there ?"),
+    "exists": ("is there a {a} ?", "does the picture show a {a} ?"),
+    "relation": ("is the {a} {r} the {b} ?", "is there a {a} {r} the {b} ?"),
+    "binding": ("is the {s} {p} and the {t} {q} ?", "is the {t} {q} and the {s} {p} ?"),
+    "spatial": (
+        "what colour is the thing nearest the {side} ?",
+        "which colour is nearest the {side} ?",
+    ),
+}
+SIDES = ("left", "right", "top", "bottom")
+ANSWERS = ("yes", "no", "0", "1", "2", "3", "4", "5", *COLOURS, *SHAPES)
+"""Every answer to a question about a scene."""
+
+HYPOTHESES: dict[str, tuple[str, ...]] = {
+    "exists": ("there is a {a} .", "a {a} is in the picture ."),
+    "relation": ("the {a} is {r} the {b} .", "there is a {a} {r} the {b} ."),
+    "nothing": ("nothing is {c} .", "there is nothing {c} in the picture ."),
+}
+PREMISE_BOX = " , with a closed box"
+STATEMENTS: dict[str, tuple[str, ...]] = {
+    "both": ("both pictures show a {a} {r} a {b} .", "in both pictures a {a} is {r} a {b} ."),
+    "one": ("only one picture shows a {a} {r} a {b} .", "in just one picture a {a} is {r} a {b} ."),
+    "count": ("the {side} picture shows more things than the {other} picture .",),
+    "order": ("the left picture shows a {a} and the right picture shows a {b} .",),
+}
 SLOT = re.compile(r"\{(\w+)\}")
 
 
@@ -206,14 +235,15 @@ def _exchanges(claim: Claim, a: int, b: int) -> Iterator[tuple[str, Claim]]:
 
 def templates() -> tuple[str, ...]:
     """Every fixed piece of text that the scenes can say."""
-    return tuple(t for group in CAPTIONS.values() for t in group)
+    tables = (*CAPTIONS.values(), *QUESTIONS.values(), *HYPOTHESES.values(), *STATEMENTS.values())
+    return (*(t for group in tables for t in group), PREMISE_BOX)
 
 
 def build_vocab() -> tuple[str, ...]:
     """The WordPiece vocabulary of the scenes: special tokens, every word they can say, letters and digits."""
     said = [SLOT.sub(" ", text) for text in templates()]
     said += [" ".join(words) for words in (*RELATION_WORDS.values(), *SIZE_WORDS.values())]
-    said += [" ".join(words) for words in (COLOURS, SHAPES, SIZES, TEXTURES)]
+    said += [" ".join(words) for words in (COLOURS, SHAPES, SIZES, TEXTURES, SIDES, ANSWERS)]
     words = {word for text in said for word in text.split()} - set(PUNCTUATION)
     pieces = string.ascii_lowercase + string.digits
     singles = [*pieces, *(f"##{piece}" for piece in pieces)]

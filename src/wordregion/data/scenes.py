@@ -5,13 +5,15 @@ held-out pair ever occur together in training (`scene_graph.split_of`); every si
 """
 
 from dataclasses import dataclass
-from random import Random
 
-from wordregion.data.scene_graph import Scene, Split, draw_scene
+from wordregion.data.scene_graph import Scene, Split, check_settings, draw_scene, generator
 from wordregion.data.scene_render import box_of, render
-from wordregion.data.scene_text import Claim, Mention, draw_captions, say, true_of
+from wordregion.data.scene_text import Claim, Mention, build_vocab, draw_captions, say, true_of
+from wordregion.data.scene_views import SceneEntailment, SceneNegatives, ScenePairs, SceneQuestions
 from wordregion.errors import UsageError
 from wordregion.schema import Box, Grounding, Sample
+
+__all__ = ["SceneEntailment", "SceneNegatives", "ScenePairs", "SceneQuestions", "SceneRecord", "Scenes", "build_vocab"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,21 +22,6 @@ class SceneRecord:
 
     scene: Scene
     captions: tuple[Claim, ...]
-
-
-def check_settings(split: str, size: int, image_size: int) -> None:
-    """Raises UsageError for a split, size or image size that makes no sense."""
-    if split not in ("train", "val"):
-        raise UsageError(f"scenes: split is {split!r}. Use 'train' or 'val'.")
-    if size < 1:
-        raise UsageError(f"scenes: size is {size}. Give at least 1 scene.")
-    if not 16 <= image_size <= 1024:
-        raise UsageError(f"scenes: image_size is {image_size}. Give 16 to 1024 pixels.")
-
-
-def generator(view: str, seed: int, split: str, index: int, attempt: int = 0) -> Random:
-    """The random numbers of one record: the same in every process and in any order of access."""
-    return Random(f"{view} {seed} {split} {index} {attempt}")
 
 
 class Scenes:
@@ -49,7 +36,7 @@ class Scenes:
         size: number of scenes; scene i is the same for every size.
         seed: another seed, other scenes.
         image_size: pixels of a side of the square pictures.
-        captions: captions a scene, all different.
+        captions: captions a scene, all different, 1 to 5.
 
     Raises:
         UsageError: for an unknown split, or sizes out of range.
@@ -61,6 +48,8 @@ class Scenes:
         self, split: Split = "train", size: int = 20000, seed: int = 0, image_size: int = 128, captions: int = 3
     ) -> None:
         check_settings(split, size, image_size)
+        if not 1 <= captions <= 5:
+            raise UsageError(f"scenes: captions is {captions}. Give 1 to 5 captions a scene.")
         self.split, self.size, self.seed, self.image_size, self.captions = split, size, seed, image_size, captions
         self._attempts = _distinct_attempts(self) if split == "val" else None
 
