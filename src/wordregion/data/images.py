@@ -11,7 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from wordregion.data.files import TarIndex, index_tar
 from wordregion.errors import DataError, UsageError
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 MAX_PIXELS = 90_000_000
 
 
