@@ -6,7 +6,7 @@ Boxes are ``(x0, y0, x1, y1)`` in [0, 1] of the image (its full width and height
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -56,6 +56,7 @@ class Sample:
         return tuple(g.text for g in self.groundings if g.span is None and not g.boxes)
 
 
+@runtime_checkable
 class Dataset(Protocol):
     """A map-style source of samples. Indexing decodes the image and raises `DataError` for a broken record."""
 

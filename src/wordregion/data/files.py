@@ -106,7 +106,7 @@ class TarIndex:
     """
 
     path: Path
-    names: NDArray[np.bytes_]
+    names: np.ndarray
     offsets: NDArray[np.int64]
     sizes: NDArray[np.int64]
     damage: str = ""

@@ -3,7 +3,7 @@
 import glob
 import json
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ Record = dict[str, Any]
 _CHUNK = 1 << 24
 
 
+@runtime_checkable
 class Source(Protocol):
     """Numbered records of a file. Indexing raises `DataError` for a broken record.
 
