@@ -109,7 +109,9 @@ def _second_tone(colour: str) -> Rgb:
         return 186, 186, 192
     if colour == "black":
         return 112, 112, 122
-    return _mix(PAINT[colour], (255, 255, 255) if colour not in ("yellow", "cyan", "pink") else (70, 50, 60), 0.45)
+    if colour in ("yellow", "cyan", "pink"):
+        return _mix(PAINT[colour], (70, 50, 60), 0.35)
+    return _mix(PAINT[colour], (255, 255, 255), 0.45)
 
 
 def _background(key: int, size: int) -> Image.Image:

@@ -37,36 +37,36 @@ CAPTIONS: dict[int, tuple[str, ...]] = {
         "{0} is {01} {1}",
         "there is {0} {01} {1}",
         "a picture of {0} {01} {1}",
-        "we see {0} and {1} , the first is {01} the second",
+        "we see {0} and {1}, the first is {01} the second",
         "{01} {1} there is {0}",
         "{0} and {1}",
     ),
     3: (
         "{0} is {01} {1} and {02} {2}",
-        "{0} , which is {02} {2} , is {01} {1}",
-        "{0} {01} {1} , and {2} {20} {the0}",
-        "there are {0} , {1} and {2} , {the0} is {01} {the1}",
-        "{0} is {01} {1} , there is also {2}",
-        "{0} , {1} and {2}",
+        "{0}, which is {02} {2}, is {01} {1}",
+        "{0} {01} {1}, and {2} {20} {the0}",
+        "there are {0}, {1} and {2}, {the0} is {01} {the1}",
+        "{0} is {01} {1}, there is also {2}",
+        "{0}, {1} and {2}",
     ),
     4: (
         "{0} {01} {1} and {2} {23} {3}",
-        "{0} is {01} {1} , and {2} is {23} {3}",
-        "we see {0} {01} {1} , and {2} {23} {3}",
-        "there is {0} , {1} , {2} and {3}",
+        "{0} is {01} {1}, and {2} is {23} {3}",
+        "we see {0} {01} {1}, and {2} {23} {3}",
+        "there is {0}, {1}, {2} and {3}",
     ),
 }
 # {c}, {s}: a colour and a shape; {a}, {b}: "red circle"; {p}, {q}: attributes of {s}, {t}; {r}: words of a relation
 QUESTIONS: dict[str, tuple[str, ...]] = {
-    "colour": ("what colour is the {s} ?", "which colour does the {s} have ?"),
-    "shape": ("what shape is the {c} thing ?", "which shape does the {c} thing have ?"),
-    "count": ("how many things are {c} ?", "how many {c} things are there ?"),
-    "exists": ("is there a {a} ?", "does the picture show a {a} ?"),
-    "relation": ("is the {a} {r} the {b} ?", "is there a {a} {r} the {b} ?"),
-    "binding": ("is the {s} {p} and the {t} {q} ?", "is the {t} {q} and the {s} {p} ?"),
+    "colour": ("what colour is the {s}?", "which colour does the {s} have?"),
+    "shape": ("what shape is the {c} thing?", "which shape does the {c} thing have?"),
+    "count": ("how many things are {c}?", "how many {c} things are there?"),
+    "exists": ("is there a {a}?", "does the picture show a {a}?"),
+    "relation": ("is the {a} {r} the {b}?", "is there a {a} {r} the {b}?"),
+    "binding": ("is the {s} {p} and the {t} {q}?", "is the {t} {q} and the {s} {p}?"),
     "spatial": (
-        "what colour is the thing nearest the {side} ?",
-        "which colour is nearest the {side} ?",
+        "what colour is the thing nearest the {side}?",
+        "which colour is nearest the {side}?",
     ),
 }
 SIDES = ("left", "right", "top", "bottom")
@@ -74,18 +74,19 @@ ANSWERS = ("yes", "no", "0", "1", "2", "3", "4", "5", *COLOURS, *SHAPES)
 """Every answer to a question about a scene."""
 
 HYPOTHESES: dict[str, tuple[str, ...]] = {
-    "exists": ("there is a {a} .", "a {a} is in the picture ."),
-    "relation": ("the {a} is {r} the {b} .", "there is a {a} {r} the {b} ."),
-    "nothing": ("nothing is {c} .", "there is nothing {c} in the picture ."),
+    "exists": ("there is a {a}.", "a {a} is in the picture."),
+    "relation": ("the {a} is {r} the {b}.", "there is a {a} {r} the {b}."),
+    "nothing": ("nothing is {c}.", "there is nothing {c} in the picture."),
 }
-PREMISE_BOX = " , with a closed box"
+PREMISE_BOX = ", with a closed box"
 STATEMENTS: dict[str, tuple[str, ...]] = {
-    "both": ("both pictures show a {a} {r} a {b} .", "in both pictures a {a} is {r} a {b} ."),
-    "one": ("only one picture shows a {a} {r} a {b} .", "in just one picture a {a} is {r} a {b} ."),
-    "count": ("the {side} picture shows more things than the {other} picture .",),
-    "order": ("the left picture shows a {a} and the right picture shows a {b} .",),
+    "both": ("both pictures show a {a} {r} a {b}.", "in both pictures a {a} is {r} a {b}."),
+    "one": ("only one picture shows a {a} {r} a {b}.", "in just one picture a {a} is {r} a {b}."),
+    "count": ("the {side} picture shows more things than the {other} picture.",),
+    "order": ("the left picture shows a {a} and the right picture shows a {b}.",),
 }
 SLOT = re.compile(r"\{(\w+)\}")
+WORD = re.compile(r"\w+|[^\w\s]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +128,11 @@ class Said:
 
     text: str
     spans: tuple[tuple[tuple[int, int], int], ...]
+
+
+def words_of(text: str) -> list[str]:
+    """The words and punctuation marks of a text."""
+    return WORD.findall(text)
 
 
 def say(claim: Claim) -> Said:
@@ -173,7 +179,7 @@ def draw_claim(rng: Random, scene: Scene, count: int | None = None) -> Claim:
     count = min(len(scene.things), 4) if count is None else count
     while True:
         claim = _try_claim(rng, scene, count)
-        if claim is not None and len(say(claim).text.split()) + 2 <= MAX_TOKENS:
+        if claim is not None and len(words_of(say(claim).text)) + 2 <= MAX_TOKENS:
             return claim
 
 
@@ -209,11 +215,11 @@ def negatives(claim: Claim, scene: Scene) -> Iterator[tuple[str, Claim]]:
 
     An attribute (colour, shape, size, texture) is exchanged between two mentions, or two mentions change places.
     """
-    truth = sorted(say(claim).text.split())
+    truth = sorted(words_of(say(claim).text))
     for a in range(len(claim.mentions)):
         for b in range(a):
             for kind, changed in _exchanges(claim, a, b):
-                if not true_of(changed, scene) and sorted(say(changed).text.split()) == truth:
+                if not true_of(changed, scene) and sorted(words_of(say(changed).text)) == truth:
                     yield kind, changed
 
 
@@ -244,7 +250,7 @@ def build_vocab() -> tuple[str, ...]:
     said = [SLOT.sub(" ", text) for text in templates()]
     said += [" ".join(words) for words in (*RELATION_WORDS.values(), *SIZE_WORDS.values())]
     said += [" ".join(words) for words in (COLOURS, SHAPES, SIZES, TEXTURES, SIDES, ANSWERS)]
-    words = {word for text in said for word in text.split()} - set(PUNCTUATION)
+    words = {word for text in said for word in words_of(text)} - set(PUNCTUATION)
     pieces = string.ascii_lowercase + string.digits
     singles = [*pieces, *(f"##{piece}" for piece in pieces)]
     return (*SPECIAL, *PUNCTUATION, *sorted(words - set(singles)), *singles)
