@@ -45,6 +45,7 @@ class SelfAttention(nn.Module):
         self.norm = nn.LayerNorm(width, eps)
 
     def forward(self, x_PLD: Float[Tensor, "P L D"], mask_PL: Bool[Tensor, "P L"]) -> Float[Tensor, "P L D"]:
+        """States after attention among the real tokens."""
         P, L, D = x_PLD.shape
         q, k, v = self.qkv(x_PLD).view(P, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
         p = self.dropout if self.training else 0.0
@@ -71,20 +72,21 @@ class CrossAttention(nn.Module):
         image_index_P: Int[Tensor, "P"] | None,
         want_attention: bool = False,
     ) -> tuple[Float[Tensor, "P L D"], Float[Tensor, "P H L N"] | None]:
+        """States after looking at the image, and the attention weights if wanted."""
         P, L, D = x_PLD.shape
-        I, N, _ = image_INV.shape
+        images, N, _ = image_INV.shape
         H, K = self.heads, D // self.heads
-        k_IHNK, v_IHNK = self.kv(image_INV).view(I, N, 2, H, K).permute(2, 0, 3, 1, 4)
+        k_IHNK, v_IHNK = self.kv(image_INV).view(images, N, 2, H, K).permute(2, 0, 3, 1, 4)
         p = self.dropout if self.training else 0.0
         q = self.q(x_PLD)
         attention = None
         if image_index_P is None and not want_attention:
             # Every image has the same number of texts, in order: its texts form one long query, nothing is copied.
-            q = q.view(I, -1, H, K).transpose(1, 2)
+            q = q.view(images, -1, H, K).transpose(1, 2)
             y = F.scaled_dot_product_attention(q, k_IHNK, v_IHNK, dropout_p=p).transpose(1, 2)
         else:
             if image_index_P is None:
-                image_index_P = torch.arange(I, device=x_PLD.device).repeat_interleave(P // I)
+                image_index_P = torch.arange(images, device=x_PLD.device).repeat_interleave(P // images)
             q = q.view(P, L, H, K).transpose(1, 2)
             k, v = k_IHNK.index_select(0, image_index_P), v_IHNK.index_select(0, image_index_P)
             if want_attention:
@@ -107,6 +109,7 @@ class FeedForward(nn.Module):
         self.norm = nn.LayerNorm(width, eps)
 
     def forward(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
+        """States after the feed-forward part."""
         y = F.dropout(self.down(F.gelu(self.up(x))), self.dropout, self.training)
         return self.norm(x + y)
 
@@ -130,6 +133,7 @@ class FusionBlock(nn.Module):
         image_index_P: Int[Tensor, "P"] | None,
         want_attention: bool = False,
     ) -> tuple[Float[Tensor, "P L D"], Float[Tensor, "P H L N"] | None]:
+        """States of the text tokens, and the cross-attention weights if wanted."""
         x_PLD = self.attention(x_PLD, mask_PL)
         x_PLD, attention = self.cross(x_PLD, image_INV, image_index_P, want_attention)
         return self.feed_forward(x_PLD), attention
@@ -150,7 +154,8 @@ class FusionBlock(nn.Module):
             for kind in ("weight", "bias")
         }
         missing, unexpected = self.load_state_dict(state, strict=False)
-        assert not unexpected and all(name.startswith("cross.") for name in missing)
+        assert not unexpected
+        assert all(name.startswith("cross.") for name in missing)
 
 
 class FusionEncoder(nn.Module):

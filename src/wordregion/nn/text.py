@@ -100,11 +100,8 @@ def split_bert(
         full = AutoModel.from_pretrained(name, add_pooling_layer=False)
         state = full.state_dict()
     upper = [_layer(state, index) for index in range(text_layers, total)]
-    lower = {
-        n: v
-        for n, v in state.items()
-        if not any(n.startswith(f"encoder.layer.{i}.") for i in range(text_layers, total))
-    }
+    upper_prefixes = tuple(f"encoder.layer.{index}." for index in range(text_layers, total))
+    lower = {n: v for n, v in state.items() if not n.startswith(upper_prefixes)} if upper_prefixes else state
     load_backbone(encoder.body, lower, source=str(name), ignore=("pooler.", "cls.", "lm_head."))
     return encoder, upper, config
 

@@ -1,0 +1,1 @@
+"""What is trained: model, teacher, queue and objectives, behind one protocol."""

@@ -1,0 +1,49 @@
+"""``python -m tests.parity DIR [--only PREFIX]``: compares every array of a folder of reference numbers with ours."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tests.parity import albef_pretrain
+from tests.parity.golden import Golden, compare
+
+GROUPS = {"pretrain": albef_pretrain.arrays}
+
+
+def main(folder: Path, only: str = "") -> int:
+    """Prints name, largest difference, tolerance and verdict of each array; returns how many failed."""
+    golden = Golden.read(folder)
+    names = [name for name in golden.names() if name.startswith(only)]
+    left, failures = set(names), 0
+    for group, compute in GROUPS.items():
+        asked = [name for name in names if name.split("/")[0] == group]
+        if not asked:
+            continue
+        for name, value in compute(golden, asked):
+            if name not in left:
+                continue
+            left.discard(name)
+            verdict = compare(golden, name, np.asarray(value.detach()))
+            failures += not verdict.good
+            print(
+                f"{verdict.name:70} {verdict.difference:10.2e} {verdict.tolerance:10.2e} "
+                f"{'ok' if verdict.good else 'FAILED'}",
+                flush=True,
+            )
+    for name in sorted(left):
+        print(f"{name:70} {'-':>10} {'-':>10} FAILED: no such array is computed here")
+    failures += len(left)
+    print(f"{len(names) - failures} passed, {failures} failed")
+    return failures
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m tests.parity", description=__doc__)
+    parser.add_argument("folder", type=Path, help="holds manifest.json, inputs.json, outputs.npz")
+    parser.add_argument("--only", default="", help="compare only names that start with this, for example pretrain/")
+    arguments = parser.parse_args()
+    torch.set_num_threads(2)
+    sys.exit(1 if main(arguments.folder, arguments.only) else 0)
