@@ -1,0 +1,450 @@
+"""The command line: demo, train, eval, data check, bench.
+
+Every command is a typed function or dataclass that tyro turns into flags. What a user can mend is raised as a
+`WordregionError` and leaves as one line on stderr with exit status 2.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import importlib.util
+import inspect
+import io
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+
+import docstring_parser
+import tyro
+from tyro.conf import Positional
+
+from wordregion import __version__
+from wordregion.errors import UsageError, WordregionError
+
+if TYPE_CHECKING:
+    from wordregion.recipes.recipe import Recipe
+
+HELP = f"""wordregion {__version__}: vision-language pre-training at the level of words and regions
+
+usage: wordregion COMMAND ...
+
+  demo               train a small ALBEF on built-in scenes, write a report (about 5 minutes on 2 cores)
+  train RECIPE       train a recipe: a built-in name, or my_file.py:my_function
+  eval RUN           image-text retrieval with a trained run
+  data check SOURCE  read a data set, count what is in it, list what is broken
+  bench [NAME]       the benchmarks of a checkout
+
+Every command explains itself:  wordregion train --help
+
+examples:
+  wordregion demo
+  wordregion data check captions.jsonl --images photos/ --picture check.png
+  wordregion train albef_demo --steps 200 --out runs/first
+  wordregion train my_recipes.py:small --data captions.jsonl --lr 3e-4
+  wordregion train albef_demo --out runs/first --resume
+  wordregion eval runs/first --k 64
+"""
+
+TRAIN_HELP = """usage: wordregion train RECIPE [flags]
+
+RECIPE is a built-in name or FILE.py:FUNCTION, where the function returns a Recipe:
+{recipes}
+
+`wordregion train RECIPE --help` lists the flags of that recipe. Without a flag, the recipe's own value counts.
+On several processes: torchrun --nproc-per-node 8 -m wordregion.cli train RECIPE --parallel ddp
+
+examples:
+  wordregion train albef_demo --steps 200 --out runs/first
+  wordregion train albef_demo --out runs/first --resume
+  wordregion train my_recipes.py:small --data captions.jsonl --lr 3e-4 --precision bf16
+"""
+
+BOX = re.compile(r"[╭╮╰╯│┃]|\x1b\[[0-9;]*m")
+RULE = re.compile(r"^\s*[─━]{3,}\s*$")
+
+
+@dataclass(frozen=True)
+class RunFlags:
+    """Flags of every recipe; one that is left out keeps the recipe's value."""
+
+    out: Path | None = None
+    """folder of the run: checkpoints, logs, weights (default: runs/NAME)"""
+    resume: bool = False
+    """go on from the last checkpoint in --out"""
+    steps: int | None = None
+    """optimiser steps"""
+    batch: int | None = None
+    """images a step, over all processes and micro-batches"""
+    accumulate: int | None = None
+    """micro-batches a step"""
+    lr: float | None = None
+    """peak learning rate"""
+    seed: int | None = None
+    """of weights, order, augmentation and masking"""
+    precision: Literal["fp32", "bf16"] | None = None
+    """of the forward pass; weights stay fp32"""
+    parallel: Literal["none", "ddp", "fsdp"] | None = None
+    """how processes started by torchrun share the work"""
+    compile: bool | None = None
+    """torch.compile of each transformer block"""
+    checkpoint_activations: bool | None = None
+    """recompute activations in backward: less memory, more time"""
+    workers: int | None = None
+    """loader processes"""
+    clip: float | None = None
+    """largest gradient norm"""
+    save_every: int | None = None
+    """steps between checkpoints"""
+    log_every: int | None = None
+    """steps between log lines"""
+    max_bad_share: float | None = None
+    """share of broken records at which training stops, 0 to 1"""
+    device: str | None = None
+    """cpu, cuda, cuda:1 ... (default: a GPU where there is one)"""
+
+
+@dataclass(frozen=True)
+class EvalFlags:
+    """Image-text retrieval with a trained run: recall both ways, by the contrast alone and re-ranked.
+
+    Rebuilds the recipe from RUN/recipe.json and loads RUN/model.safetensors, or else the last checkpoint. Prints a
+    table and writes the metrics as JSON.
+    """
+
+    run: Positional[Path]
+    """folder of a run (what `wordregion train --out` wrote)"""
+    data: str | None = None
+    """data set to evaluate on, as in `wordregion data check` (default: the recipe's own)"""
+    images: Path | None = None
+    """folder or tar of the images of --data, if they are not beside it"""
+    k: int = 128
+    """candidates a query that the fusion encoder re-ranks"""
+    protocol: str = "raw"
+    """first part of every metric's name: raw, or what the model was fine-tuned on"""
+    batch: int = 32
+    """images encoded at a time"""
+    workers: int = 0
+    """loader processes"""
+    device: str | None = None
+    """cpu, cuda, cuda:1 ... (default: a GPU where there is one)"""
+    out: Path | None = None
+    """JSON file to write (default: RUN/eval.json)"""
+
+
+@dataclass(frozen=True)
+class CheckFlags:
+    """Reads a data set, prints counts and one line for each problem. Exit status 1 if there are problems.
+
+    SOURCE is scenes, a .jsonl, .json (ALBEF captions, COCO captions or instances), .parquet or .tar file or pattern,
+    or a folder of Flickr30k Entities or of a saved Hugging Face data set; SOURCE#SPLIT picks a split.
+
+    Examples: `wordregion data check scenes#val --limit 100 --picture scenes.png`,
+    `wordregion data check captions.jsonl --images photos/`
+    """
+
+    source: Positional[str]
+    """what to check"""
+    images: Path | None = None
+    """folder or tar of the images, if they are not beside the source"""
+    limit: int | None = None
+    """check that many records, spread evenly (default: all)"""
+    picture: Path | None = None
+    """PNG of some samples with their captions and boxes"""
+
+
+@dataclass(frozen=True)
+class BenchFlags:
+    """Runs the programs of benchmarks/ in the current folder. Without a NAME, lists them."""
+
+    name: Positional[str | None] = None
+    """which one: benchmarks/NAME.py"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+        argv: arguments without the program's name; default: those of the process.
+
+    Returns:
+        exit status: 0 done, 1 problems found in the data, 2 wrong use or broken input, 130 interrupted.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(args)
+    except WordregionError as error:
+        print("wordregion:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("wordregion: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `wordregion ... | head`
+        sys.stderr.close()
+        return 141
+
+
+def _dispatch(args: list[str]) -> int:
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    if args[0] in ("-V", "--version"):
+        print(__version__)
+        return 0
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "demo": _demo, "train": _train, "eval": _eval, "data": _data, "bench": _bench,
+    }  # fmt: skip
+    if args[0] not in commands:
+        raise UsageError(_unknown("command", args[0], commands))
+    return commands[args[0]](args[1:])
+
+
+def _demo(args: list[str]) -> int:
+    from wordregion.demo import DemoFlags, run_demo
+
+    flags = _parse(DemoFlags, "wordregion demo", args)
+    return 0 if flags is None else run_demo(flags)
+
+
+def _train(args: list[str]) -> int:
+    if not args or args[0] in ("-h", "--help"):
+        print(TRAIN_HELP.format(recipes=_list_recipes()), end="")
+        return 0
+    if args[0].startswith("-"):
+        raise UsageError(f"train: '{args[0]}' stands where the recipe belongs. Use: wordregion train RECIPE [flags]")
+    function = find_recipe(args[0])
+    own = _own_parameters(function, args[0])
+    described = _summary(function) + "\n\nFlags that are left out keep the recipe's value."
+    flags_type = dataclasses.make_dataclass("TrainFlags", own, bases=(RunFlags,), frozen=True, kw_only=True)
+    flags = _parse(flags_type, f"wordregion train {args[0]}", args[1:], described)
+    if flags is None:
+        return 0
+    given = {name: getattr(flags, name) for name, _, _ in own}
+    recipe = override(call_recipe(function, args[0], given), flags)
+
+    from wordregion.engine.trainer import train
+
+    train(recipe, flags.out or Path("runs") / recipe.name, resume=flags.resume)
+    return 0
+
+
+def _eval(args: list[str]) -> int:
+    flags = _parse(EvalFlags, "wordregion eval", args)
+    if flags is None:
+        return 0
+    from wordregion.evaluate.run import evaluate_run
+
+    evaluate_run(flags)
+    return 0
+
+
+def _data(args: list[str]) -> int:
+    if args[:1] != ["check"]:
+        if args and args[0] not in ("-h", "--help"):
+            raise UsageError(f"data: unknown action '{args[0]}'. Use: wordregion data check SOURCE")
+        args = ["check", "--help"]
+    flags = _parse(CheckFlags, "wordregion data check", args[1:])
+    if flags is None:
+        return 0
+    from wordregion.data.check import check, contact_sheet
+    from wordregion.data.datasets.opening import open_source
+
+    dataset = open_source(flags.source, flags.images)
+    report = check(dataset, flags.limit)
+    print("\n".join(report.lines()))
+    if flags.picture is not None:
+        picture = contact_sheet(dataset)
+        _writable(flags.picture)
+        picture.save(flags.picture, "PNG")
+        print(f"picture: {flags.picture}")
+    return 0 if report.ok else 1
+
+
+def _bench(args: list[str]) -> int:
+    flags = _parse(BenchFlags, "wordregion bench", args[:1])
+    if flags is None:
+        return 0
+    folder = Path("benchmarks")
+    programs = {path.stem: path for path in sorted(folder.glob("*.py")) if not path.stem.startswith("_")}
+    if not programs:
+        raise UsageError("bench: no folder benchmarks/ here. Run it in a checkout of wordregion.")
+    if flags.name is None:
+        print("benchmarks (wordregion bench NAME [its flags]):\n" + "\n".join(f"  {name}" for name in programs))
+        return 0
+    if flags.name not in programs:
+        raise UsageError(_unknown("benchmark", flags.name, programs))
+    return subprocess.call([sys.executable, str(programs[flags.name]), *args[1:]])
+
+
+def find_recipe(spec: str) -> Callable[..., "Recipe"]:
+    """The recipe function that a user names.
+
+    Args:
+        spec: a built-in name, or ``path/file.py:function``.
+
+    Raises:
+        UsageError: if there is no such recipe, or its file can't be loaded.
+    """
+    if ":" in spec or spec.endswith(".py"):
+        return _recipe_of_file(spec)
+    from wordregion.recipes import BUILTIN
+
+    if spec not in BUILTIN:
+        raise UsageError(_unknown("recipe", spec, BUILTIN) + " An own recipe is FILE.py:FUNCTION.")
+    return BUILTIN[spec]
+
+
+def _recipe_of_file(spec: str) -> Callable[..., "Recipe"]:
+    file, _, name = spec.rpartition(":") if ":" in spec else (spec, "", "")
+    path = Path(file)
+    if not path.is_file():
+        raise UsageError(f"recipe {spec}: no such file '{file}'. Give the path of a Python file: FILE.py:FUNCTION.")
+    module_spec = importlib.util.spec_from_file_location(f"wordregion_recipe_{path.stem}", path)
+    if module_spec is None or module_spec.loader is None:
+        raise UsageError(f"recipe {spec}: '{file}' is no Python file. Name it FILE.py.")
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module_spec.name] = module  # so that its functions survive pickling by loader processes
+    try:
+        module_spec.loader.exec_module(module)
+    except WordregionError:
+        raise
+    except SyntaxError as error:
+        raise UsageError(f"recipe {spec}: {file}, line {error.lineno}: {error.msg}. Correct the file.") from error
+    except Exception as error:
+        raise UsageError(f"recipe {spec}: {file} failed while loading: {_told(error)}. Correct the file.") from error
+    functions = {
+        n: f
+        for n, f in vars(module).items()
+        if inspect.isfunction(f) and f.__module__ == module.__name__ and n[0] != "_"
+    }
+    if not name:
+        listed = ", ".join(functions) or "none"
+        raise UsageError(f"recipe {spec}: name the function too: {file}:FUNCTION (functions there: {listed}).")
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise UsageError(
+            f"recipe {spec}: {file} has " + _unknown("function", name, functions, "no").removeprefix("no ")
+        )
+    return function
+
+
+def call_recipe(function: Callable[..., "Recipe"], spec: str, given: dict[str, Any]) -> "Recipe":
+    """The recipe that a function returns.
+
+    Raises:
+        UsageError: if the function fails or returns something else.
+    """
+    from wordregion.recipes.recipe import Recipe
+
+    try:
+        recipe = function(**given)
+    except WordregionError:
+        raise
+    except Exception as error:
+        raise UsageError(f"recipe {spec}: the function failed: {_told(error)}. Correct the recipe.") from error
+    if not isinstance(recipe, Recipe):
+        raise UsageError(f"recipe {spec}: the function returned {type(recipe).__name__}, no Recipe. Return a Recipe.")
+    return recipe
+
+
+def override(recipe: "Recipe", flags: Any) -> "Recipe":
+    """A copy of a recipe with the run-level flags that were given.
+
+    Raises:
+        UsageError: if a value is out of range.
+    """
+    fields = {field.name for field in dataclasses.fields(recipe.run)}
+    given = {f.name: getattr(flags, f.name) for f in dataclasses.fields(RunFlags)}
+    run = {name: value for name, value in given.items() if value is not None and name in fields}
+    optim = recipe.optim if flags.lr is None else dataclasses.replace(recipe.optim, lr=flags.lr)
+    return dataclasses.replace(recipe, run=dataclasses.replace(recipe.run, **run), optim=optim)
+
+
+def _own_parameters(function: Callable[..., Any], spec: str) -> list[tuple[str, Any, Any]]:
+    """A recipe function's own parameters as dataclass fields with help from its docstring."""
+    try:
+        hints = get_type_hints(function, include_extras=True)
+    except Exception as error:
+        raise UsageError(f"recipe {spec}: its type hints can't be read: {_told(error)}. Correct them.") from error
+    told = {p.arg_name: p.description for p in docstring_parser.parse(inspect.getdoc(function) or "").params}
+    taken = {field.name for field in dataclasses.fields(RunFlags)}
+    own: list[tuple[str, Any, Any]] = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
+            raise UsageError(f"recipe {spec}: parameter '{parameter}' can't be a flag. Use plain keyword parameters.")
+        if name in taken:
+            raise UsageError(f"recipe {spec}: parameter '{name}' is a flag of every recipe already. Rename it.")
+        kind = Annotated[hints.get(name, str), tyro.conf.arg(help=told.get(name) or "(parameter of the recipe)")]
+        default = dataclasses.MISSING if parameter.default is parameter.empty else parameter.default
+        own.append((name, kind, dataclasses.field(default=default)))
+    return own
+
+
+def _summary(function: Callable[..., Any]) -> str:
+    """First paragraphs of a docstring, without its Args."""
+    parsed = docstring_parser.parse(inspect.getdoc(function) or "")
+    return "\n\n".join(part for part in (parsed.short_description, parsed.long_description) if part)
+
+
+def _list_recipes() -> str:
+    from wordregion.recipes import BUILTIN
+
+    return "\n".join(f"  {name:14} {_summary(function).splitlines()[0]}" for name, function in BUILTIN.items())
+
+
+def _parse(kind: type[Any], prog: str, args: list[str], description: str | None = None) -> Any:
+    """Flags as an instance of `kind`, or None if help was asked for and printed.
+
+    tyro explains a mistake in a box of several lines; here it becomes one.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(kind, prog=prog, args=args, description=description)
+    except SystemExit as stop:
+        if not stop.code:
+            return None
+        lines: list[str] = []
+        for line in said.getvalue().splitlines()[1:]:
+            text = BOX.sub("", line).strip()
+            if RULE.match(text):
+                break
+            lines.append(text)
+        problem = " ".join(line for line in lines if line).rstrip(".:")
+        raise UsageError(f"{problem}. See: {prog} --help") from stop
+
+
+def _unknown(what: str, name: str, known: Sequence[str] | dict[str, Any], article: str = "unknown") -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    guess = f" Did you mean '{close[0]}'?" if close else ""
+    return f"{article} {what} '{name}'.{guess} There is: {', '.join(known) or 'none'}."
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".rstrip(".")
+
+
+def _writable(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("ab").close()
+    except OSError as error:
+        raise UsageError(f"{path}: can't be written ({error.strerror}). Give another path.") from error
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes indented JSON.
+
+    Raises:
+        UsageError: if the path can't be written.
+    """
+    _writable(path)
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
