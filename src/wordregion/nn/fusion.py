@@ -76,19 +76,22 @@ class CrossAttention(nn.Module):
         P, L, D = x_PLD.shape
         images, N, _ = image_INV.shape
         H, K = self.heads, D // self.heads
-        k_IHNK, v_IHNK = self.kv(image_INV).view(images, N, 2, H, K).permute(2, 0, 3, 1, 4)
+        kv = self.kv(image_INV).view(images, N, 2, H, K).permute(0, 2, 3, 1, 4)
         p = self.dropout if self.training else 0.0
         q = self.q(x_PLD)
         attention = None
         if image_index_P is None and not want_attention:
             # Every image has the same number of texts, in order: its texts form one long query, nothing is copied.
             q = q.view(images, -1, H, K).transpose(1, 2)
-            y = F.scaled_dot_product_attention(q, k_IHNK, v_IHNK, dropout_p=p).transpose(1, 2)
+            y = F.scaled_dot_product_attention(q, kv[:, 0], kv[:, 1], dropout_p=p).transpose(1, 2)
+        elif not (want_attention or x_PLD.is_cuda or torch.compiler.is_compiling()):
+            assert image_index_P is not None
+            y = _attend_by_image(q, kv, image_index_P, p)
         else:
             if image_index_P is None:
                 image_index_P = torch.arange(images, device=x_PLD.device).repeat_interleave(P // images)
             q = q.view(P, L, H, K).transpose(1, 2)
-            k, v = k_IHNK.index_select(0, image_index_P), v_IHNK.index_select(0, image_index_P)
+            k, v = kv.index_select(0, image_index_P).unbind(1)
             if want_attention:
                 attention = ((q @ k.transpose(-1, -2)) / K**0.5).softmax(-1)
                 y = (F.dropout(attention, p, self.training) @ v).transpose(1, 2)
@@ -96,6 +99,23 @@ class CrossAttention(nn.Module):
                 y = F.scaled_dot_product_attention(q, k, v, dropout_p=p).transpose(1, 2)
         y = F.dropout(self.out(y.reshape(P, L, D)), p, self.training)
         return self.norm(x_PLD + y), attention
+
+
+def _attend_by_image(q_PLD: Tensor, kv_I2HNK: Tensor, image_index_P: Tensor, p: float) -> Tensor:
+    """Attention with the texts of each image as one long query: on a CPU, copying keys and values for every pair (and
+    adding up the copies' gradients) costs more than the products. A GPU rather takes all pairs in one call.
+    """
+    _, L, D = q_PLD.shape
+    H, K = kv_I2HNK.shape[2], kv_I2HNK.shape[4]
+    order = image_index_P.argsort(stable=True)
+    counts = torch.bincount(image_index_P, minlength=len(kv_I2HNK)).tolist()
+    done = []
+    for q, kv in zip(q_PLD[order].split(counts), kv_I2HNK.unbind(0), strict=True):
+        if len(q):
+            q_1HMK = q.reshape(1, -1, H, K).transpose(1, 2)
+            y = F.scaled_dot_product_attention(q_1HMK, kv[None, 0], kv[None, 1], dropout_p=p)
+            done.append(y.transpose(1, 2).reshape(-1, L, D))
+    return torch.cat(done)[order.argsort()]
 
 
 class FeedForward(nn.Module):
