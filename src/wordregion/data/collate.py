@@ -1,0 +1,95 @@
+"""Samples to a flat, index-linked batch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wordregion.data.tokens import Masking, Tokenizer
+from wordregion.errors import DataError, UsageError
+from wordregion.schema import Batch, Box, Sample
+
+Item = tuple[int, Sample, np.random.Generator]
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Draws captions, tokenises, masks and links.
+
+    Attributes:
+        tokenizer: turns texts to ids.
+        masking: how words are masked; None = no masked copy.
+        texts_per_image: captions drawn of each image, without replacement; all if it has fewer.
+        pad_to_max: pad to the tokenizer's `max_tokens` instead of the longest text (one shape: for compilation).
+    """
+
+    tokenizer: Tokenizer
+    masking: Masking | None = None
+    texts_per_image: int = 1
+    pad_to_max: bool = False
+
+    def __post_init__(self) -> None:
+        if self.texts_per_image < 1:
+            raise UsageError(f"texts_per_image={self.texts_per_image}: must be at least 1. Correct the recipe.")
+
+    def __call__(self, items: Sequence[Item], skipped: Sequence[str] = ()) -> Batch:
+        """Collates (index in the data set, transformed sample, its generator); the generators draw texts and masks."""
+        texts: list[str] = []
+        text_image: list[int] = []
+        owner: list[tuple[int, int]] = []
+        images: list[Tensor] = []
+        keys: list[int] = []
+        for position, (index, sample, rng) in enumerate(items):
+            captions = sample.captions()
+            if not captions:
+                raise DataError(
+                    sample.id, "texts", "no caption of the whole image", "Add one, or leave the record out."
+                )
+            count = min(self.texts_per_image, len(captions))
+            for text in rng.choice(captions, count, replace=False):
+                texts.append(sample.texts[text])
+                text_image.append(len(images))
+                owner.append((position, int(text)))
+            images.extend(image for image in sample.images if isinstance(image, Tensor))
+            keys.extend([index] * len(sample.images))
+        encoded = self.tokenizer(texts, self.pad_to_max)
+        masked, labels = encoded.ids, None
+        if self.masking is not None:
+            rows = [
+                self.masking(ids, self.tokenizer, items[position][2])
+                for ids, (position, _) in zip(encoded.ids, owner, strict=True)
+            ]
+            masked, labels = torch.stack([row[0] for row in rows]), torch.stack([row[1] for row in rows])
+        grounding_text: list[int] = []
+        grounding_tokens: list[Tensor] = []
+        boxes: list[Box] = []
+        box_grounding: list[int] = []
+        for row, (position, text) in enumerate(owner):
+            for grounding in items[position][1].groundings:
+                if grounding.text != text or not grounding.boxes:
+                    continue
+                whole = grounding.span is None
+                tokens = encoded.mask[row] if whole else encoded.tokens_of_span(row, grounding.span or (0, 0))
+                if not tokens.any():  # the phrase was cut off with the end of its text
+                    continue
+                box_grounding.extend([len(grounding_text)] * len(grounding.boxes))
+                boxes.extend(grounding.boxes)
+                grounding_text.append(row)
+                grounding_tokens.append(tokens)
+        length = encoded.ids.shape[1]
+        return Batch(
+            image=torch.stack(images),
+            image_key=torch.tensor(keys),
+            token_ids=encoded.ids,
+            token_mask=encoded.mask,
+            text_image=torch.tensor(text_image),
+            masked_ids=masked if labels is not None else None,
+            labels=labels,
+            grounding_text=torch.tensor(grounding_text, dtype=torch.long),
+            grounding_tokens=torch.stack(grounding_tokens) if grounding_tokens else torch.zeros(0, length).bool(),
+            box=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+            box_grounding=torch.tensor(box_grounding, dtype=torch.long),
+            skipped=tuple(skipped),
+        )
