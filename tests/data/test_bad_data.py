@@ -164,7 +164,7 @@ RECORDS: list[Case] = [
         "bad JSON line",
         lambda p: jsonl(p, GOOD[:20]),
         "bad.jsonl",
-        (LINE, "not JSON", "column", "one JSON object a line"),
+        (LINE, "not JSON", "column 21", "one JSON object a line"),
     ),
     ("line is no object", lambda p: jsonl(p, "[1, 2]"), "bad.jsonl", (LINE, "list", "one JSON object a line")),
     ("deep JSON line", lambda p: jsonl(p, "[" * 100_000), "bad.jsonl", (LINE, "JSON", "one JSON object a line")),

@@ -111,7 +111,7 @@ def _line_starts(path: Path) -> NDArray[np.int64]:
 def parse_object(data: bytes, where: str) -> Record:
     """One JSON object from UTF-8 bytes. Raises DataError for anything else."""
     try:
-        value = json.loads(data.decode("utf-8-sig"))
+        value = json.loads(data.decode("utf-8-sig").rstrip())
     except UnicodeDecodeError as error:
         raise DataError(where, "", f"not UTF-8 (byte {error.start})", "Save the file as UTF-8.") from error
     except json.JSONDecodeError as error:
