@@ -1,0 +1,8 @@
+"""Functions that return a Recipe. `BUILTIN` are those that the command line knows by name."""
+
+from collections.abc import Callable
+
+from wordregion.recipes.albef import albef_4m, albef_demo
+from wordregion.recipes.recipe import Recipe
+
+BUILTIN: dict[str, Callable[..., Recipe]] = {"albef_demo": albef_demo, "albef_4m": albef_4m}
