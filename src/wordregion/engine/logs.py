@@ -1,0 +1,69 @@
+"""What a run tells: a progress bar or plain lines, ``metrics.jsonl``, TensorBoard."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.utils.tensorboard import SummaryWriter
+
+
+class Log:
+    """Writes on the main process only.
+
+    Args:
+        out: folder of the run; ``metrics.jsonl`` gets one JSON line a logged step, ``tensorboard/`` the same values.
+        start: step at which this process begins; later lines of an earlier attempt are dropped.
+        steps: of the whole run.
+        active: whether this process writes at all.
+    """
+
+    def __init__(self, out: Path, start: int, steps: int, active: bool) -> None:
+        self.active, self.steps = active, steps
+        self._began, self._first = time.monotonic(), start
+        if not active:
+            return
+        self._file = out / "metrics.jsonl"
+        lines = self._file.read_text().splitlines() if start and self._file.is_file() else []
+        kept = [line for line in lines if json.loads(line)["step"] <= start]
+        self._file.write_text("".join(line + "\n" for line in kept))
+        self._board = SummaryWriter(str(out / "tensorboard"), purge_step=start or None)
+        self._bar = Progress(
+            TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[told]}"),
+            TimeRemainingColumn(), disable=not sys.stderr.isatty(), transient=False,
+        )  # fmt: skip
+        self._row = self._bar.add_task("training", total=steps, completed=start, told="")
+        self._bar.start()
+
+    def say(self, line: str) -> None:
+        """One line for the user."""
+        if self.active:
+            self._bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def advance(self, step: int) -> None:
+        """Moves the bar."""
+        if self.active:
+            self._bar.update(self._row, completed=step)
+
+    def step(self, step: int, values: dict[str, float], pairs_per_second: float) -> None:
+        """Records a logged step; `step` counts the optimiser steps done."""
+        if not self.active:
+            return
+        record = {"step": step, **values, "pairs_per_second": pairs_per_second}
+        with self._file.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        for name, value in record.items():
+            if name != "step":
+                self._board.add_scalar(name, value, step)
+        left = (time.monotonic() - self._began) / max(1, step - self._first) * (self.steps - step)
+        told = f"loss {values['loss']:.3f}  lr {values['lr']:.2e}  {pairs_per_second:.1f} pairs/s"
+        self._bar.update(self._row, completed=step, told=told)
+        if self._bar.disable:
+            self.say(f"step {step}/{self.steps}  {told}  {left / 60:.1f} min left")
+
+    def close(self) -> None:
+        """Ends the bar and the files."""
+        if self.active:
+            self._bar.stop()
+            self._board.close()

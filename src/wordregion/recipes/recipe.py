@@ -1,0 +1,171 @@
+"""What a training run is made of. A recipe is a typed function that returns a `Recipe`; a variant edits a copy."""
+
+import functools
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from torch import nn
+
+from wordregion.engine.run import Run
+from wordregion.errors import UsageError
+from wordregion.schema import Batch, Dataset, Sample
+
+Transform = Callable[[Sample, np.random.Generator], Sample]
+Collate = Callable[[list[tuple[int, Sample, np.random.Generator]]], Batch]
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """Optimiser and schedule: linear warm-up from `start`, then down to `final`.
+
+    Attributes:
+        lr: peak learning rate.
+        weight_decay: reaches all parameters but vectors (biases, norms), as ALBEF groups them: the temperature, which
+            holds one number, is decayed.
+        betas: decay of the two moments.
+        eps: of the denominator.
+        schedule: after the warm-up: half a ``cosine`` or a straight line (``linear``) from 1 to `final`, or ``step``:
+            times `drop` at each of `milestones`.
+        warmup: steps of linear warm-up; its last step has the peak.
+        start: share of `lr` from which the warm-up rises.
+        final: share of `lr` at the end (cosine, linear).
+        milestones: shares of the steps after the warm-up (step).
+        drop: factor at each milestone (step).
+        lr_scale: (prefix, factor) by parameter name; the first prefix that fits counts.
+        no_decay: parts of names whose parameters are not decayed either.
+        freeze: prefixes of names whose parameters are not trained.
+    """
+
+    lr: float = 1e-4
+    weight_decay: float = 0.02
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    schedule: Literal["cosine", "linear", "step"] = "cosine"
+    warmup: int = 0
+    start: float = 0.0
+    final: float = 0.0
+    milestones: tuple[float, ...] = (0.6, 0.9)
+    drop: float = 0.1
+    lr_scale: tuple[tuple[str, float], ...] = ()
+    no_decay: tuple[str, ...] = ()
+    freeze: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise UsageError(f"optim: lr={self.lr} is not above 0. Give a learning rate such as 1e-4.")
+        if self.schedule not in ("cosine", "linear", "step"):
+            raise UsageError(f"optim: schedule={self.schedule!r} is unknown. Use cosine, linear or step.")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UsageError(f"optim: betas={self.betas} are outside [0, 1). Use (0.9, 0.999).")
+        for name in ("weight_decay", "warmup", "start", "final", "drop"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"optim: {name}={getattr(self, name)} is negative. Give 0 or more.")
+
+    def factor(self, step: int, steps: int) -> float:
+        """Share of `lr` at step `step` (from 0) of `steps`."""
+        if step < self.warmup:
+            return self.start + (1 - self.start) * (step + 1) / self.warmup
+        progress = (step - self.warmup) / max(1, steps - self.warmup)
+        if self.schedule == "step":
+            return self.drop ** sum(progress >= milestone for milestone in self.milestones)
+        falling = 1 - progress if self.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+        return self.final + (1 - self.final) * falling
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where samples come from, and how they become batches. Everything is opened when training starts.
+
+    Attributes:
+        train: opens the training set.
+        transform: training transform of a sample.
+        collator: makes the collator (samples to batch).
+        evaluate: opens the data set to evaluate on, or None.
+        eval_transform: transform without randomness, for evaluation.
+    """
+
+    train: Callable[[], Dataset]
+    transform: Transform
+    collator: Callable[[], Collate]
+    evaluate: Callable[[], Dataset] | None = None
+    eval_transform: Transform | None = None
+
+
+class TaskSettings(Protocol):
+    """What to learn, as plain settings."""
+
+    def build(self, model: Any) -> Any:
+        """The `tasks.protocol.Task` around a model."""
+        ...
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole training run.
+
+    Attributes:
+        name: shown in logs.
+        model: builds the model, weights included.
+        task: what to learn.
+        data: from what.
+        optim: with which optimiser.
+        run: and how.
+        source: the recipe function, ``"name"`` or ``"file.py:function"``; set by `resolve`.
+        arguments: with which it was called; set by `resolve`.
+    """
+
+    name: str
+    model: Callable[[], nn.Module]
+    task: TaskSettings
+    data: Data
+    optim: AdamW
+    run: Run
+    source: str = ""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+def resolved(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as JSON values, as saved beside the weights and in each checkpoint."""
+    return to_json(recipe)
+
+
+def resolve(function: Callable[..., Recipe], arguments: Mapping[str, Any], source: str) -> Recipe:
+    """Calls a recipe function and notes in the recipe how it was made, so that it can be made again from its JSON.
+
+    Raises:
+        UsageError: for arguments that the function does not take, or if it returns no `Recipe`.
+    """
+    try:
+        inspect.signature(function).bind(**arguments)
+    except TypeError as error:
+        raise UsageError(f"recipe {source}: {error}. See its arguments with --help.") from error
+    recipe = function(**arguments)
+    if not isinstance(recipe, Recipe):
+        raise UsageError(f"recipe {source}: returned {type(recipe).__name__}. It must return a Recipe.")
+    return replace(recipe, source=source, arguments=dict(arguments))
+
+
+def to_json(value: Any) -> Any:
+    """Settings as JSON values: dataclasses as objects with their ``type``, functions by name, other objects by repr."""
+    if is_dataclass(value) and not isinstance(value, type):
+        named = {f.name: to_json(getattr(value, f.name)) for f in fields(value)}
+        return named if type(value) in (Recipe, Data, Run) else {"type": type(value).__name__, **named}
+    if isinstance(value, functools.partial):
+        call = {"call": to_json(value.func), **{name: to_json(item) for name, item in value.keywords.items()}}
+        return call | ({"args": to_json(value.args)} if value.args else {})
+    if isinstance(value, Mapping):
+        return {str(name): to_json(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(item) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if callable(value) and hasattr(value, "__qualname__"):
+        return f"{value.__module__}:{value.__qualname__}"
+    return type(value).__qualname__
