@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,17 +22,17 @@ class Collator:
     Attributes:
         tokenizer: turns texts to ids.
         masking: how words are masked; None = no masked copy.
-        texts_per_image: captions drawn of each image, without replacement; all if it has fewer.
+        texts_per_image: different captions drawn of each image; all if it has fewer; None = all, in their order.
         pad_to_max: pad to the tokenizer's `max_tokens` instead of the longest text (one shape: for compilation).
     """
 
     tokenizer: Tokenizer
     masking: Masking | None = None
-    texts_per_image: int = 1
+    texts_per_image: int | None = 1
     pad_to_max: bool = False
 
     def __post_init__(self) -> None:
-        if self.texts_per_image < 1:
+        if self.texts_per_image is not None and self.texts_per_image < 1:
             raise UsageError(f"texts_per_image={self.texts_per_image}: must be at least 1. Correct the recipe.")
 
     def __call__(self, items: Sequence[Item], skipped: Sequence[str] = ()) -> Batch:
@@ -42,16 +43,14 @@ class Collator:
         images: list[Tensor] = []
         keys: list[int] = []
         for position, (index, sample, rng) in enumerate(items):
-            captions = sample.captions()
-            if not captions:
-                raise DataError(
-                    sample.id, "texts", "no caption of the whole image", "Add one, or leave the record out."
-                )
-            count = min(self.texts_per_image, len(captions))
-            for text in rng.choice(captions, count, replace=False):
+            captions = different_captions(sample, sample.id)
+            if self.texts_per_image is not None:
+                count = min(self.texts_per_image, len(captions))
+                captions = [int(text) for text in rng.choice(captions, count, replace=False)]
+            for text in captions:
                 texts.append(sample.texts[text])
                 text_image.append(len(images))
-                owner.append((position, int(text)))
+                owner.append((position, text))
             images.extend(image for image in sample.images if isinstance(image, Tensor))
             keys.extend([index] * len(sample.images))
         encoded = self.tokenizer(texts, self.pad_to_max)
@@ -68,10 +67,10 @@ class Collator:
         box_grounding: list[int] = []
         for row, (position, text) in enumerate(owner):
             for grounding in items[position][1].groundings:
-                if grounding.text != text or not grounding.boxes:
+                span = grounding.span
+                if grounding.text != text or (span is None and not grounding.boxes):  # a caption of the whole image
                     continue
-                whole = grounding.span is None
-                tokens = encoded.mask[row] if whole else encoded.tokens_of_span(row, grounding.span or (0, 0))
+                tokens = encoded.mask[row] if span is None else encoded.tokens_of_span(row, span)
                 if not tokens.any():  # the phrase was cut off with the end of its text
                     continue
                 box_grounding.extend([len(grounding_text)] * len(grounding.boxes))
@@ -91,5 +90,25 @@ class Collator:
             grounding_tokens=torch.stack(grounding_tokens) if grounding_tokens else torch.zeros(0, length).bool(),
             box=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
             box_grounding=torch.tensor(box_grounding, dtype=torch.long),
+            target=_targets([sample for _, sample, _ in items]),
             skipped=tuple(skipped),
         )
+
+
+def different_captions(sample: Sample, where: str) -> list[int]:
+    """Indices of the captions of the whole image, the first of each wording. Raises DataError if there is none."""
+    first: dict[str, int] = {}
+    for text in sample.captions():
+        first.setdefault(sample.texts[text], text)
+    if not first:
+        raise DataError(where, "texts", "no caption of the whole image", "Add one, or leave the record out")
+    return list(first.values())
+
+
+def _targets(samples: Sequence[Sample]) -> dict[str, Any]:
+    """Labels by name, one entry a sample (None where it has none): a tensor if all are numbers, else a list."""
+    columns = {name: [s.target.get(name) for s in samples] for name in sorted({n for s in samples for n in s.target})}
+    return {
+        name: torch.tensor(column) if all(isinstance(value, bool | int | float) for value in column) else column
+        for name, column in columns.items()
+    }

@@ -1,5 +1,6 @@
 """Batches by step: the same for any number of workers, and after a resume at any step."""
 
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -8,11 +9,13 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from wordregion.data.collate import Collator, Item
-from wordregion.data.sampler import Draw, Stream
+from wordregion.data.check import verify
+from wordregion.data.collate import Collator, Item, different_captions
+from wordregion.data.mix import Mix
+from wordregion.data.sampler import Draw, Shuffled, Stream
 from wordregion.data.transforms import EvalTransform, TrainTransform
-from wordregion.errors import DataError, UsageError
-from wordregion.schema import Batch, Dataset
+from wordregion.errors import DataError, UsageError, WordregionError
+from wordregion.schema import Batch, Dataset, Sample
 
 ATTEMPTS = 20
 
@@ -23,20 +26,24 @@ class _MicroBatches(TorchDataset):
     def __init__(self, dataset: Dataset, transform: TrainTransform | EvalTransform, collator: Collator, seed: int):
         self.dataset, self.transform, self.collator, self.seed = dataset, transform, collator, seed
 
-    def __getitem__(self, draws: Sequence[Draw]) -> Batch:
+    def __getitem__(self, draws: Sequence[Draw]) -> Batch | WordregionError:
+        """The batch, or the error as a value: torch cannot carry an exception of several fields out of a worker."""
         items: list[Item] = []
         skipped: list[str] = []
-        for epoch, index in draws:
-            items.append(self._item(epoch, index, skipped))
-        return self.collator(items, skipped)
+        try:
+            for turn, index in draws:
+                items.append(self._item(turn, index, skipped))
+            return self.collator(items, skipped)
+        except WordregionError as error:
+            return error
 
-    def _item(self, epoch: int, index: int, skipped: list[str]) -> Item:
+    def _item(self, turn: int, index: int, skipped: list[str]) -> Item:
         """A record with its own generator; a broken one is replaced by another, drawn from its own seed."""
         chosen = index
         for attempt in range(ATTEMPTS):
-            rng = np.random.default_rng([self.seed, epoch, index, attempt])
+            rng = np.random.default_rng([self.seed, turn, index, attempt])
             try:
-                return chosen, self.transform(self.dataset[chosen], rng), rng
+                return chosen, self._sample(chosen, rng), rng
             except DataError as error:
                 skipped.append(str(error))
                 chosen = int(rng.integers(len(self.dataset)))
@@ -44,11 +51,28 @@ class _MicroBatches(TorchDataset):
             self.dataset.where(index), "", f"{ATTEMPTS} records in a row are broken", f"The last: {skipped[-1]}"
         )
 
+    def _sample(self, index: int, rng: np.random.Generator) -> Sample:
+        """A transformed record. Raises DataError if it breaks the schema or has no caption."""
+        where, sample = self.dataset.where(index), self.dataset[index]
+        verify(sample, where)
+        different_captions(sample, where)
+        return self.transform(sample, rng)
+
+
+class _InOrder(_MicroBatches):
+    """Item = one batch of records by index; a broken record is an error."""
+
+    def _item(self, turn: int, index: int, skipped: list[str]) -> Item:
+        rng = np.random.default_rng([self.seed, turn, index])
+        return index, self._sample(index, rng), rng
+
 
 class StepLoader:
     """Endless training batches, one list of micro-batches a step.
 
     Sample randomness comes from (seed, epoch, index) alone, so the state of the loader is the number of steps consumed.
+    A broken record is replaced by another one, drawn from its own seed, and its line stands in `Batch.skipped`. The
+    global random generators are neither read nor changed.
 
     Args:
         dataset: source of samples.
@@ -63,7 +87,9 @@ class StepLoader:
         accumulate: micro-batches a step.
 
     Raises:
-        UsageError: if `batch` is not a positive multiple of world * accumulate, or the data set is empty.
+        UsageError: if `batch` is not a positive multiple of world * accumulate, a number is negative, or the data set
+            is empty.
+        DataError: while iterating, if 20 records drawn in a row are broken.
     """
 
     def __init__(
@@ -85,31 +111,83 @@ class StepLoader:
                 f"batch={batch} cannot be split into {world} processes x {accumulate} micro-batches. "
                 f"Choose a multiple of {world * accumulate}."
             )
+        if min(seed, workers, start_step) < 0:
+            raise UsageError(f"seed={seed}, workers={workers}, start_step={start_step}: none may be negative.")
         if len(dataset) == 0:
             raise UsageError(f"the data set '{dataset.name}' is empty. Check its path with: wordregion data check.")
         self.accumulate = accumulate
-        self._stream = Stream(seed, len(dataset))
+        self._stream = Stream(seed, dataset.order if isinstance(dataset, Mix) else Shuffled(len(dataset)))
         self._split = (batch, accumulate, rank, world)
-        self._next = start_step
         self._loader = torch_loader(
-            _MicroBatches(dataset, transform, collator, seed), self._draws(start_step), workers, keep=True
+            _MicroBatches(dataset, transform, collator, seed), _Draws(self._stream, start_step, self._split), workers
         )
-        self._iterator: Iterator[Batch] | None = None
-
-    def _draws(self, start: int) -> "_Draws":
-        return _Draws(self._stream, start, self._split)
+        self._iterator: Iterator[Batch | WordregionError] | None = None
 
     def __iter__(self) -> Iterator[list[Batch]]:
-        self._iterator = iter(self._loader)
+        """Steps from `start_step` on; stops the workers of an iteration before."""
+        self.close()
+        iterator = self._iterator = iter(self._loader)
         while True:
-            yield [next(self._iterator) for _ in range(self.accumulate)]
+            yield [_batch_of(next(iterator)) for _ in range(self.accumulate)]
 
     def close(self) -> None:
         """Stops the workers."""
-        shutdown = getattr(self._iterator, "_shutdown_workers", None)
-        if shutdown is not None:
-            shutdown()
+        _stop(self._iterator)
         self._iterator = None
+
+
+def eval_batches(
+    dataset: Dataset,
+    transform: EvalTransform | TrainTransform,
+    collator: Collator,
+    batch: int,
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 0,
+) -> Iterator[Batch]:
+    """Every record once, in order; over the ranks too: rank r takes every `world`-th batch, beginning with batch r.
+
+    A `Collator` with ``texts_per_image=None`` gives all captions. The last batch may be short, and a rank may get one
+    batch less than another.
+
+    Args:
+        dataset: source of samples.
+        transform: image, boxes and text together.
+        collator: samples to a batch; its draws depend on the record's index alone.
+        batch: images a batch.
+        rank: of this process.
+        world: number of processes.
+        workers: loader processes; 0 = in this process.
+
+    Raises:
+        UsageError: if `batch` is not positive.
+        DataError: for a broken record: an evaluation that leaves records out isn't comparable.
+    """
+    if batch < 1:
+        raise UsageError(f"batch={batch}: must be at least 1.")
+    draws = [[(0, i) for i in range(b, min(b + batch, len(dataset)))] for b in range(0, len(dataset), batch)]
+    iterator = iter(torch_loader(_InOrder(dataset, transform, collator, 0), draws[rank::world], workers))
+    try:
+        for item in iterator:
+            yield _batch_of(item)
+    finally:
+        _stop(iterator)
+
+
+def _batch_of(item: Batch | WordregionError) -> Batch:
+    if isinstance(item, WordregionError):
+        raise item
+    return item
+
+
+def _stop(iterator: Any) -> None:
+    """Ends the worker processes of a DataLoader's iterator, the hard way if they don't within torch's five seconds."""
+    if hasattr(iterator, "_shutdown_workers"):
+        workers = iterator._workers
+        iterator._shutdown_workers()
+        for worker in workers:
+            if worker.is_alive():
+                worker.kill()
 
 
 class _Draws:
@@ -127,7 +205,7 @@ class _Draws:
             step += 1
 
 
-def torch_loader(dataset: TorchDataset, sampler: Any, workers: int, keep: bool = False) -> DataLoader:
+def torch_loader(dataset: TorchDataset, sampler: Any, workers: int) -> DataLoader:
     """A DataLoader whose items are whole batches; pins memory where there is a GPU."""
     return DataLoader(
         dataset,
@@ -135,12 +213,14 @@ def torch_loader(dataset: TorchDataset, sampler: Any, workers: int, keep: bool =
         sampler=sampler,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
-        persistent_workers=keep and workers > 0,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_single_thread,
+        worker_init_fn=_start_worker,
         generator=torch.Generator(),  # else the loader draws its base seed from the global generator
     )
 
 
-def _single_thread(worker: int) -> None:
+def _start_worker(worker: int) -> None:
+    """One thread each. Ctrl-C and SIGTERM are for the trainer, which finishes its step and then ends its workers."""
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -67,13 +67,18 @@ class Tokenizer:
         self._fast = _open(vocab)
         self._fast.no_padding()
         self._fast.no_truncation()
-        self.vocab_size: int = self._fast.get_vocab_size()
+        self._fast.encode_special_tokens = True  # a caption that says "[SEP]" is words, not the end of the text
+        numbers_used = self._fast.get_vocab().values()
+        self.vocab_size: int = max(numbers_used, default=-1) + 1
         numbers = [self._fast.token_to_id(token) for token in SPECIAL]
         if None in numbers:
             absent = [token for token, number in zip(SPECIAL, numbers, strict=True) if number is None]
             raise UsageError(f"vocabulary {vocab} lacks {', '.join(absent)}. Use a BERT WordPiece vocabulary.")
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (int(n) for n in numbers if n is not None)
         self.special_ids = frozenset(int(n) for n in numbers if n is not None)
+        self.ordinary_ids = np.array(sorted(set(numbers_used) - self.special_ids), dtype=np.int64)
+        if not len(self.ordinary_ids):
+            raise UsageError(f"vocabulary {vocab} holds no words. Use a BERT WordPiece vocabulary.")
 
     def __call__(self, texts: list[str], pad_to_max: bool = False) -> Encoded:
         """Tokenises texts and pads them to the longest, or to `max_tokens`."""
@@ -147,7 +152,7 @@ class Masking:
     Attributes:
         probability: share of real tokens to predict; special tokens are never masked.
         mask: share of those that become [MASK].
-        random: share of those that become a random ordinary token; the rest stay as they are.
+        random: share of those that become any token but the five special ones; the rest stay as they are.
     """
 
     probability: float = 0.15
@@ -170,8 +175,7 @@ class Masking:
         ordinary = np.flatnonzero(~np.isin(ids, list(tokenizer.special_ids)))
         chosen = ordinary[rng.random(len(ordinary)) < self.probability]
         fate = rng.random(len(chosen))
-        first = max(tokenizer.special_ids) + 1
-        replacement = rng.integers(first, tokenizer.vocab_size, len(chosen))
+        replacement = rng.choice(tokenizer.ordinary_ids, len(chosen))
         masked, labels = ids.copy(), np.full_like(ids, -100)
         labels[chosen] = ids[chosen]
         masked[chosen[fate < self.mask]] = tokenizer.mask_id

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
@@ -35,6 +36,9 @@ class EvalTransform:
     image_size: int
     mean: Triple = CLIP_MEAN
     std: Triple = CLIP_STD
+
+    def __post_init__(self) -> None:
+        _check_pixels(self.image_size, self.std)
 
     def __call__(self, sample: Sample, rng: np.random.Generator | None = None) -> Sample:
         """The sample with float images (3, image_size, image_size)."""
@@ -70,10 +74,11 @@ class TrainTransform:
     std: Triple = CLIP_STD
 
     def __post_init__(self) -> None:
-        if self.image_size < 1 or not 0 < self.scale[0] <= self.scale[1] <= 1 or not 0 <= self.flip <= 1:
-            raise UsageError(
-                f"{self}: image_size >= 1, 0 < scale <= 1 and 0 <= flip <= 1 must hold. Correct the recipe."
-            )
+        _check_pixels(self.image_size, self.std)
+        if not 0 < self.scale[0] <= self.scale[1] <= 1 or not 0 <= self.flip <= 1:
+            raise UsageError(f"{self}: 0 < scale <= 1 and 0 <= flip <= 1 must hold. Correct the recipe.")
+        if self.randaugment is not None and not (self.randaugment[0] >= 0 and 0 <= self.randaugment[1] <= 10):
+            raise UsageError(f"randaugment={self.randaugment}: give (operations >= 0, magnitude 0..10), or None.")
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """The changed sample with float images (3, image_size, image_size)."""
@@ -128,12 +133,16 @@ def swap_sides(text: str) -> str:
     return _SIDE.sub(lambda found: _other_side(found[0]), text)
 
 
-def to_tensor(picture: Image.Image, mean: Triple, std: Triple) -> Tensor:
+def to_tensor(picture: Image.Image, mean: Triple, std: Triple) -> Float[Tensor, "3 H W"]:
     """RGB picture to float32 (3, H, W), ``(pixel / 255 - mean) / std``."""
-    array = np.asarray(picture, dtype=np.float32)
-    scale = 1 / (255 * np.array(std, dtype=np.float32))
-    shift = np.array(mean, dtype=np.float32) / np.array(std, dtype=np.float32)
-    return torch.from_numpy(np.ascontiguousarray((array * scale - shift).transpose(2, 0, 1)))
+    planes = np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))  # as bytes: a third of the time
+    scale, shift = 1 / (255 * torch.tensor(std)), torch.tensor(mean) / torch.tensor(std)
+    return torch.from_numpy(planes).to(torch.float32).mul_(scale[:, None, None]).sub_(shift[:, None, None])
+
+
+def _check_pixels(image_size: int, std: Triple) -> None:
+    if image_size < 1 or min(std) <= 0:
+        raise UsageError(f"image_size={image_size}, std={std}: all must be above 0. Correct the recipe.")
 
 
 def _picture(image: Image.Image | Tensor) -> Image.Image:
