@@ -211,7 +211,8 @@ def main() -> None:
             seen[name].append(turns(name, "step"))
     rate = statistics.median(rates)
     print(
-        f"{ours} matrix product of 2048: {rate:.0f} GFLOP/s (median of {len(rates)}, {min(rates):.0f} to {max(rates):.0f})"
+        f"{ours} matrix product of 2048: {rate:.0f} GFLOP/s "
+        f"(median of {len(rates)}, {min(rates):.0f} to {max(rates):.0f})"
     )
     middle = {}
     for name, steps in seen.items():
