@@ -7,7 +7,7 @@ wants them), L tokens, D text width, E shared width, K keys (gathered batch, the
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ class Pairs:
 Losses = dict[str, Tensor]
 
 
+@runtime_checkable
 class Objective(Protocol):
     """One supervision signal. It first says what it wants fused; all requests run in one pass; then it is called.
 

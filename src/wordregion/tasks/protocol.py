@@ -1,7 +1,7 @@
 """All that the engine knows of what it trains."""
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -22,6 +22,7 @@ class StepOutput:
     metrics: dict[str, Tensor] = field(default_factory=dict)
 
 
+@runtime_checkable
 class Task(Protocol):
     """An `nn.Module` that owns the student and all other state of training; the one root for DDP and FSDP2."""
 
@@ -32,7 +33,7 @@ class Task(Protocol):
         ...
 
     def __call__(self, batch: Batch, totals: Tensor) -> StepOutput:
-        """Losses of one micro-batch; `totals` = counts summed over micro-batches and ranks, over the number of ranks."""
+        """Losses of one micro-batch; `totals` = counts over micro-batches and ranks, over the number of ranks."""
         ...
 
     def after_backward(self) -> None:

@@ -1,0 +1,85 @@
+import json
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from wordregion.errors import CheckpointError
+from wordregion.nn.text import TextEncoder, bert_config, split_bert
+from wordregion.nn.vision import TimmVision
+from wordregion.nn.weights import read_weights
+
+TINY_VIT = {"patch_size": 16, "embed_dim": 32, "depth": 1, "num_heads": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "grid", "settings"),
+    [
+        ("vit_tiny_patch16_224", 64, 4, TINY_VIT),
+        ("swin_tiny_patch4_window7_224", 224, 7, {"embed_dim": 24, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)}),
+        ("mobilenetv2_050", 96, 3, {}),
+        ("resnet18", 64, 2, {}),
+    ],
+)
+def test_any_backbone_gives_a_summary_and_a_grid(name, size, grid, settings):
+    vision = TimmVision(name, size, settings=settings).eval()
+    tokens = vision(torch.randn(2, 3, size, size))
+    assert tokens.shape == (2, 1 + grid * grid, vision.width)
+    assert vision.grid == grid
+    if vision.prefix_tokens == 0:
+        torch.testing.assert_close(tokens[:, 0], tokens[:, 1:].mean(1))
+
+
+def test_batch_normalisation_never_depends_on_the_batch():
+    vision = TimmVision("resnet18", 64).train()
+    images = torch.randn(4, 3, 64, 64)
+    torch.testing.assert_close(vision(images)[:1], vision(images[:1]), rtol=1e-3, atol=1e-4)
+
+
+def test_local_backbone_weights_load_and_a_partial_file_is_refused(tmp_path):
+    body = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=64, **TINY_VIT)
+    save_file(body.state_dict(), tmp_path / "vit.safetensors")
+    vision = TimmVision("vit_tiny_patch16_224", 64, tmp_path / "vit.safetensors", settings=TINY_VIT)
+    torch.testing.assert_close(vision.body.cls_token, body.cls_token)
+    state = body.state_dict()
+    del state["norm.weight"]
+    save_file(state, tmp_path / "part.safetensors")
+    with pytest.raises(CheckpointError, match=r"1 missing \(norm\.weight\)"):
+        TimmVision("vit_tiny_patch16_224", 64, tmp_path / "part.safetensors", settings=TINY_VIT)
+
+
+def test_missing_and_damaged_weight_files_are_named(tmp_path):
+    with pytest.raises(CheckpointError, match="no such weight file"):
+        read_weights(tmp_path / "absent.safetensors")
+    (tmp_path / "bad.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(CheckpointError, match="readable weight file|unreadable"):
+        read_weights(tmp_path / "bad.safetensors")
+    torch.save({"model": print}, tmp_path / "code.pth")
+    with pytest.raises(CheckpointError, match=r"code\.pth"):
+        read_weights(tmp_path / "code.pth")
+
+
+def _save_bert(folder):
+    encoder = TextEncoder(bert_config(vocab_size=50, width=32, layers=3, heads=2))
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({**encoder.body.config.to_dict(), "model_type": "bert"}))
+    save_file({f"bert.{n}": v.contiguous() for n, v in encoder.body.state_dict().items()}, folder / "model.safetensors")
+    return encoder
+
+
+def test_a_bert_splits_into_text_half_and_seeds(tmp_path):
+    whole = _save_bert(tmp_path / "bert")
+    half, upper, _ = split_bert(tmp_path / "bert", text_layers=2)
+    assert len(half.blocks()) == 2
+    assert len(upper) == 1
+    expected = whole.body.encoder.layer[2].state_dict()
+    torch.testing.assert_close(upper[0]["intermediate.dense.weight"], expected["intermediate.dense.weight"])
+    with pytest.raises(CheckpointError, match="out of range"):
+        split_bert(tmp_path / "bert", text_layers=4)
+
+
+def test_summary_pools_real_tokens_only():
+    encoder = TextEncoder(bert_config(50, 32, 1, 2), pool="mean")
+    hidden, mask = torch.randn(2, 4, 32), torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1]]).bool()
+    torch.testing.assert_close(encoder.summary(hidden, mask)[0], hidden[0, :2].mean(0))

@@ -1,0 +1,140 @@
+import copy
+
+import pytest
+import torch
+
+from wordregion.errors import UsageError
+from wordregion.models.zoo import albef_tiny
+from wordregion.objectives import Contrast, MaskedWords, Match
+from wordregion.schema import Batch
+from wordregion.tasks.align import Align
+from wordregion.tasks.queue import FeatureQueue
+from wordregion.tasks.teacher import update_teacher
+
+
+def small():
+    torch.manual_seed(0)
+    return albef_tiny(40, image_size=32, width=32, vision_layers=1, text_layers=1, fusion_layers=1, embed=16)
+
+
+def batch(texts=4, per_image=1):
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(5, 40, (texts, 8), generator=generator)
+    labels = torch.full_like(ids, -100)
+    labels[:, 3] = ids[:, 3]
+    masked = ids.clone()
+    masked[:, 3] = 4
+    images = texts // per_image
+    return Batch(
+        image=torch.randn(images, 3, 32, 32, generator=generator),
+        image_key=torch.arange(images),
+        token_ids=ids,
+        token_mask=torch.ones(texts, 8, dtype=torch.bool),
+        text_image=torch.arange(images).repeat_interleave(per_image),
+        masked_ids=masked,
+        labels=labels,
+    )
+
+
+def step(task, data):
+    output = task(data, task.counts(data))
+    output.loss.backward()
+    task.after_backward()
+    task.after_step()
+    return output
+
+
+def test_one_fusion_pass_serves_all_objectives(monkeypatch):
+    task = Align(queue_size=8, distill=0.0).build(small())
+    calls = []
+    fuse = task.model.fuse
+    monkeypatch.setattr(task.model, "fuse", lambda *a, **k: calls.append(1) or fuse(*a, **k))
+    output = step(task, batch())
+    assert len(calls) == 1
+    names = {"contrast", "match", "masked_words"}
+    assert names < set(output.metrics)
+    torch.testing.assert_close(output.loss.detach(), sum(output.metrics[name] for name in names))
+
+
+def test_several_texts_an_image_and_every_parameter_gets_a_gradient():
+    task = Align(objectives=(Contrast(same_image_positives=True), Match(), MaskedWords()), queue_size=8).build(small())
+    step(task, batch(6, per_image=2))
+    without = [n for n, p in task.model.named_parameters() if p.grad is None]
+    assert without == []
+    assert all(p.grad is None for p in task.teacher.parameters())
+
+
+def test_a_batch_of_one_trains_without_negatives_and_says_so():
+    task = Align(queue_size=8).build(small())
+    with pytest.warns(UserWarning, match="no negatives"):
+        output = step(task, batch(1))
+    assert torch.isfinite(output.loss)
+
+
+def test_the_teachers_weight_ramps_per_step():
+    task = Align(queue_size=8, distill=0.4, ramp_steps=4).build(small())
+    seen = []
+    for _ in range(6):
+        seen.append(task.distill_weight())
+        step(task, batch())
+    assert seen == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.4])
+
+
+def test_teacher_follows_and_stays_in_evaluation_mode():
+    task = Align(queue_size=8, momentum=0.9).build(small()).train()
+    assert task.model.training
+    assert not task.teacher.training
+    before = copy.deepcopy(task.teacher)
+    with torch.no_grad():
+        for parameter in task.model.parameters():
+            parameter.add_(1)
+    update_teacher(task.teacher, task.model, 0.9)
+    for old, new in zip(before.parameters(), task.teacher.parameters(), strict=True):
+        torch.testing.assert_close(new, old + 0.1)
+
+
+def test_accumulated_halves_have_the_gradient_of_the_whole_for_masked_words():
+    task = Align(objectives=(MaskedWords(),), queue_size=8, distill=0.0).build(small()).eval()
+    whole = batch(4)
+    task(whole, task.counts(whole)).loss.backward()
+    expected = [p.grad.clone() for p in task.model.parameters() if p.grad is not None]
+    task.zero_grad()
+    totals = task.counts(whole)
+    for rows in (slice(0, 1), slice(1, 4)):
+        part = Batch(
+            image=whole.image[rows],
+            image_key=whole.image_key[rows],
+            token_ids=whole.token_ids[rows],
+            token_mask=whole.token_mask[rows],
+            text_image=torch.arange(len(whole.token_ids[rows])),
+            masked_ids=whole.masked_ids[rows],
+            labels=whole.labels[rows],
+        )
+        task(part, totals).loss.backward()
+    found = [p.grad for p in task.model.parameters() if p.grad is not None]
+    for a, b in zip(expected, found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_the_queue_is_a_ring_for_any_batch_size(size):
+    queue, model = FeatureQueue(7, 2), []
+    for number in range(9):
+        entries = torch.arange(size) + number * size
+        model.extend(entries.tolist())
+        queue.push(entries[:, None].repeat(1, 2).float(), -entries[:, None].repeat(1, 2).float(), entries)
+    assert sorted(queue.key_id.tolist()) == sorted(model[-7:])
+    assert torch.equal(queue.image[:, 0], queue.key_id.float())
+    assert torch.equal(queue.text[:, 1], -queue.key_id.float())
+
+
+def test_more_new_entries_than_slots_keep_the_last():
+    queue = FeatureQueue(3, 1)
+    queue.push(torch.arange(8.0)[:, None], torch.arange(8.0)[:, None], torch.arange(8))
+    assert sorted(queue.key_id.tolist()) == [5, 6, 7]
+
+
+@pytest.mark.parametrize("wrong", [{"objectives": ()}, {"momentum": 1.5}, {"distill": -0.1}, {"queue_size": -1}])
+def test_bad_settings_are_refused(wrong):
+    with pytest.raises(UsageError):
+        Align(**wrong)
