@@ -12,34 +12,9 @@ import torch
 from wordregion.data.tokens import Masking, Tokenizer
 from wordregion.errors import CheckpointError, UsageError
 
-WORDS = [
-    "a",
-    "man",
-    "dog",
-    "the",
-    "cat",
-    "t",
-    "shirt",
-    "person",
-    "is",
-    "near",
-    "left",
-    "right",
-    "of",
-    "deja",
-    "vu",
-    "play",
-    "##ing",
-    "##s",
-    "mans",
-    "3",
-    "(",
-    ")",
-    ".",
-    "'",
-    "-",
-    "sep",
-]
+WORDS = """
+    a man dog the cat t shirt person is near left right of deja vu play ##ing ##s mans 3 ( ) . ' - sep
+""".split()  # noqa: SIM905
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
