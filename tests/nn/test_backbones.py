@@ -53,7 +53,7 @@ def test_missing_and_damaged_weight_files_are_named(tmp_path):
     with pytest.raises(CheckpointError, match="no such weight file"):
         read_weights(tmp_path / "absent.safetensors")
     (tmp_path / "bad.safetensors").write_bytes(b"nonsense")
-    with pytest.raises(CheckpointError, match="readable weight file|unreadable"):
+    with pytest.raises(CheckpointError, match=r"readable weight file|unreadable"):
         read_weights(tmp_path / "bad.safetensors")
     torch.save({"model": print}, tmp_path / "code.pth")
     with pytest.raises(CheckpointError, match=r"code\.pth"):

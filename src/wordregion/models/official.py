@@ -89,7 +89,7 @@ def from_albef(own: Mapping[str, Tensor], state: Mapping[str, Tensor], momentum:
         theirs = albef_names(name, momentum=momentum)
         if absent := [key for key in theirs if key not in state]:
             raise CheckpointError(f"the ALBEF checkpoint lacks {', '.join(absent)}. Use a pre-training checkpoint.")
-        value = torch.cat([state[key].reshape(-1, *mine.shape[1:]) for key in theirs])
+        value = torch.cat([torch.atleast_1d(state[key]) for key in theirs])
         if value.shape != mine.shape:
             raise CheckpointError(
                 f"the ALBEF checkpoint's {theirs[0]} becomes {tuple(value.shape)}, but '{name}' is "

@@ -1,0 +1,90 @@
+"""The recipe on a stand-in with the layout of the real data and weights: three drawn pictures, random weights."""
+
+import json
+import tarfile
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModel
+
+from wordregion.data.loader import StepLoader
+from wordregion.data.tokens import SPECIAL
+from wordregion.engine.optim import freeze, parameter_groups
+from wordregion.errors import UsageError
+from wordregion.recipes.flickr_small import flickr_small
+
+WORDS = ["a", "red", "green", "blue", "square", "on", "paper", "the", "picture", "shows", "something"]
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    tar.addfile(info, BytesIO(content))
+
+
+def _photos(root: Path, split: str, names: list[str]) -> None:
+    (root / f"{split}.txt").write_text("\n".join(names) + "\n")
+    with (
+        tarfile.open(root / f"images_{split}.tar", "w") as images,
+        tarfile.open(root / f"annotations_{split}.tar.gz", "w:gz") as annotations,
+    ):
+        for number, name in enumerate(names):
+            stream = BytesIO()
+            Image.fromarray(np.full((224, 224, 3), 60 * number, np.uint8)).save(stream, "JPEG")
+            _add(images, f"{name}.jpg", stream.getvalue())
+            lines = "".join(f"[/EN#{number + 1}/other a {colour} square] on paper\n" for colour in ("red", "blue") * 2)
+            _add(annotations, f"Sentences/{name}.txt", lines.encode())
+            xml = "<annotation><size><width>224</width><height>224</height><depth>3</depth></size><object>"
+            xml += f"<name>{number + 1}</name><nobndbox>1</nobndbox></object></annotation>"
+            _add(annotations, f"Annotations/{name}.xml", xml.encode())
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    data, weights = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("weights")
+    _photos(data, "train", ["1", "2", "3"])
+    _photos(data, "val", ["4"])
+    image = timm.create_model("mobilenetv2_100", pretrained=False)
+    save_file(image.state_dict(), weights / "mobilenetv2_100.safetensors")
+    vocabulary = [*SPECIAL, *WORDS]
+    settings = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 96}
+    settings |= {"vocab_size": len(vocabulary), "model_type": "bert", "max_position_embeddings": 32}
+    folder = weights / "bert"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(settings))
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    text = AutoModel.from_config(AutoConfig.from_pretrained(folder), add_pooling_layer=False)
+    save_file(text.state_dict(), folder / "model.safetensors")
+    return data, weights
+
+
+def test_a_step_trains_everything_but_the_photo_encoder(places: tuple[Path, Path]) -> None:
+    recipe = flickr_small(*places)
+    torch.manual_seed(0)
+    model = recipe.model()
+    task = recipe.task.build(model)
+    freeze(model, recipe.optim)
+    assert parameter_groups(model, recipe.optim)
+    loader = StepLoader(recipe.data.train(), recipe.data.transform, recipe.data.collator(), batch=3, seed=0)
+    (batch,) = next(iter(loader))
+    assert batch.image.shape == (3, 3, 224, 224)
+    assert len(batch.token_ids) == 9  # three captions a photo share its encoding
+    output = task.train()(batch, task.counts(batch))
+    output.loss.backward()
+    assert {"contrast", "match", "masked_words"} <= set(output.metrics)
+    assert all(parameter.grad is None for parameter in model.vision.parameters())
+    assert model.fusion.layers[0].cross.kv.weight.grad.abs().sum() > 0
+    task.after_backward()
+    task.after_step()
+    assert int(task.queue.pointer) == 9
+
+
+def test_missing_weights_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"mobilenetv2_100\.safetensors is missing.*prepare\.py"):
+        flickr_small(tmp_path, tmp_path)
