@@ -1,0 +1,1 @@
+"""Training: one loop, optimiser, checkpoints, logs."""

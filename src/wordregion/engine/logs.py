@@ -41,6 +41,13 @@ class Log:
         if self.active:
             self._bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
+    def note(self, line: str) -> None:
+        """One line from any process."""
+        if self.active:
+            self.say(line)
+        else:
+            print(line, flush=True)
+
     def advance(self, step: int) -> None:
         """Moves the bar."""
         if self.active:

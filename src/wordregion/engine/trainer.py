@@ -2,7 +2,10 @@
 
 import itertools
 import json
+import math
+import random
 import signal
+import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -11,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -25,6 +29,9 @@ from wordregion.recipes.recipe import Recipe, resolved
 from wordregion.schema import Batch
 from wordregion.tasks.protocol import Task
 
+SHOWN = 20
+"""Broken records of which each process prints a line; the rest are counted."""
+
 
 @dataclass(frozen=True)
 class TrainResult:
@@ -35,12 +42,14 @@ class TrainResult:
         finished: False if it was stopped by a signal.
         metrics: of the last logged step.
         task: the trained task.
+        signal: number of the signal that stopped it, or None; a command exits with 128 + this.
     """
 
     step: int
     finished: bool
     metrics: dict[str, float]
     task: nn.Module
+    signal: int | None = None
 
 
 class Interrupt:
@@ -48,11 +57,12 @@ class Interrupt:
 
     def __init__(self) -> None:
         self.asked = 0
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupt":
-        self._before: dict[int, Any] = {}
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._ask)
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._ask)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -70,11 +80,12 @@ def train(recipe: Recipe, out: Path, resume: bool = False) -> TrainResult:
 
     Writes ``recipe.json``, ``metrics.jsonl``, ``tensorboard/`` and ``checkpoints/`` under `out`, and at the end
     ``model.safetensors`` (the student). A run that is stopped by SIGTERM or Ctrl-C finishes its step, writes a
-    checkpoint and returns; ``resume`` continues it exactly (same processes) from the last checkpoint.
+    checkpoint and returns. ``resume`` continues it exactly from the last checkpoint; on another number of processes
+    everything continues but the random numbers drawn during the step (dropout, hard negatives).
 
     Raises:
-        UsageError: if `out` holds another run, or the settings do not fit the processes.
-        CheckpointError: on resume, if there is no checkpoint or it does not fit.
+        UsageError: if `out` holds another run, or the settings do not fit the processes or the checkpoint.
+        CheckpointError: on resume, if there is no checkpoint, or it is damaged or does not fit.
         DataError: if more than ``run.max_bad_share`` of the records are broken.
         WordregionError: if a loss is not finite.
     """
@@ -85,26 +96,31 @@ def train(recipe: Recipe, out: Path, resume: bool = False) -> TrainResult:
         raise CheckpointError(f"{out}: no checkpoint to resume from. Leave out --resume, or correct --out.")
     if not resume and (found or (out / "model.safetensors").exists()):
         raise UsageError(f"{out}: holds a run already. Use --resume to continue it, or another --out.")
+    comm.barrier()  # nobody writes before all have looked
     device = torch.device(run.device) if run.device else comm.device()
-    torch.manual_seed(run.seed)
+    _seed(run.seed)
     model = recipe.model()
     optim.freeze(model, recipe.optim)
-    task: Any = recipe.task.build(model).to(device).train()  # type: ignore[attr-defined]
+    task: Any = recipe.task.build(model).to(device).train()
     parallel = Parallel(task, task.blocks(), run.parallel, run.compile, run.checkpoint_activations)
     optimiser = optim.build(task.model, recipe.optim)
     tensors = {f"task/{name}": value for name, value in task.state_dict().items()}
     tensors |= {f"optim/{n}": v for n, v in optim.moments(optimiser, task.model.named_parameters()).items()}
-    start, counters = 0, {"skipped": 0, "seen": 0}
+    start, counters, record = 0, {"skipped": 0, "seen": 0}, resolved(recipe)
+    notes: list[str] = []
     if resume:
-        facts = checkpoint.load(found[-1], tensors)
+        facts = checkpoint.read_facts(found[-1])
+        _must_continue(found[-1], facts["recipe"], record)
+        _seed(run.seed + comm.rank() + facts["step"])  # counts only on another number of processes
+        checkpoint.load(found[-1], tensors)
         start, counters = facts["step"], facts["counters"]
+        if facts["processes"] != comm.world_size():
+            notes.append(
+                f"resuming a run of {facts['processes']} processes on {comm.world_size()}: all continues but the "
+                "random numbers of the step (dropout, hard negatives)"
+            )
     else:
-        torch.manual_seed(run.seed + comm.rank())  # dropout and negatives differ between processes
-    record = resolved(recipe)
-    if comm.main_process():
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "recipe.json").write_text(json.dumps(record, indent=1))
-    log = Log(out, start, run.steps, comm.main_process())
+        _seed(run.seed + comm.rank())  # dropout and negatives differ between processes
     loader = StepLoader(
         recipe.data.train(),
         recipe.data.transform,
@@ -117,22 +133,27 @@ def train(recipe: Recipe, out: Path, resume: bool = False) -> TrainResult:
         start_step=start,
         accumulate=run.accumulate,
     )
+    if comm.main_process():
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "recipe.json").write_text(json.dumps(record, indent=1))
+    log = Log(out, start, run.steps, comm.main_process())
+    for note in notes:
+        log.say(note)
 
     def save(step: int) -> None:
-        facts = {"step": step, "counters": counters, "processes": comm.world_size(), "recipe": record}
-        checkpoint.save(out, step, tensors, facts, run.keep)
+        checkpoint.save(out, step, tensors, {"counters": counters, "recipe": record}, run.keep)
 
     try:
         with Interrupt() as interrupt:
             loop = Loop(recipe, task, parallel, optimiser, device, log, counters, interrupt)
-            step, metrics = loop.run(loader, start, save)
+            step, metrics, stopped = loop.run(loader, start, save)
     finally:
         loader.close()
         log.close()
     finished = step >= run.steps
     if finished:
         export(task.model, out / "model.safetensors")
-    return TrainResult(step, finished, metrics, task)
+    return TrainResult(step, finished, metrics, task, None if finished else stopped)
 
 
 class Loop:
@@ -151,32 +172,34 @@ class Loop:
     ) -> None:
         self.recipe, self.task, self.parallel, self.optimiser = recipe, task, parallel, optimiser
         self.device, self.log, self.counters, self.interrupt = device, log, counters, interrupt
+        self.window, self.shown = Window(), 0
 
-    def run(self, loader: StepLoader, start: int, save: Callable[[int], Any]) -> tuple[int, dict[str, float]]:
-        """Runs until the last step or a request to stop; returns the steps done and the last logged metrics."""
-        run, metrics = self.recipe.run, dict[str, float]()
-        began, pairs, step = time.monotonic(), 0.0, start
+    def run(
+        self, loader: StepLoader, start: int, save: Callable[[int], Any]
+    ) -> tuple[int, dict[str, float], int | None]:
+        """Runs until the last step or a request to stop; returns steps done, last metrics, and the signal if any."""
+        run, metrics, step = self.recipe.run, dict[str, float](), start
         batches = iter(loader)
         while step < run.steps:
-            micros = [micro.to(self.device) for micro in next(batches)]
-            totals, stop = self._agree(micros)
-            values = self._step(step, micros, totals)
+            micros = next(batches)
+            totals, pairs = self._agree(micros)
+            values, stop = self._step(step, [micro.to(self.device) for micro in micros], totals)
             step += 1
-            pairs += float(totals[0]) * comm.world_size()
+            self.window.add(values, pairs)
             self.log.advance(step)
             if step % run.log_every == 0 or step == run.steps or stop:
-                metrics = self._finite(step, values)
-                seconds = time.monotonic() - began
-                self.log.step(step, metrics, pairs / seconds)
-                began, pairs = time.monotonic(), 0.0
+                metrics, speed = self.window.close()
+                metrics["skipped"] = float(self.counters["skipped"])
+                self.log.step(step, metrics, speed)
             if step % run.save_every == 0 or step == run.steps or stop:
                 save(step)
-            if stop:
+            if stop and step < run.steps:
                 self.log.say(f"stopped after step {step}; a checkpoint is written. Continue with --resume.")
-                break
-        return step, metrics
+                return step, metrics, stop
+        return step, metrics, None
 
-    def _step(self, step: int, micros: list[Batch], totals: Tensor) -> dict[str, Tensor]:
+    def _step(self, step: int, micros: list[Batch], totals: Tensor) -> tuple[dict[str, float], int]:
+        """One optimiser step; its metrics, and the signal that any process was sent, or 0."""
         run, settings = self.recipe.run, self.recipe.optim
         sums: dict[str, Tensor] = {}
         for number, micro in enumerate(micros):
@@ -187,56 +210,98 @@ class Loop:
             for name, value in itertools.chain([("loss", output.loss.detach())], output.metrics.items()):
                 sums[name] = sums[name] + value if name in sums else value
         self.task.after_backward()
-        rate = settings.lr * settings.factor(step, run.steps)
-        optim.set_rate(self.optimiser, rate)
+        values, stop = self._finite(step, sums)
         if run.clip is not None:
-            norm = nn.utils.clip_grad_norm_(self.task.model.parameters(), run.clip)
-            sums["gradient_norm"] = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+            values["gradient_norm"] = optim.clip_gradients(self.task.model, run.clip)
+            self._require(step, [] if math.isfinite(values["gradient_norm"]) else ["the gradient"])
+        values["lr"] = settings.lr * settings.factor(step, run.steps)
+        optim.set_rate(self.optimiser, values["lr"])
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.task.after_step()
-        sums["lr"] = torch.tensor(rate)
-        return sums
+        return values, stop
 
-    def _agree(self, micros: list[Batch]) -> tuple[Tensor, bool]:
-        """Counts of the whole step over the number of ranks, and whether any rank was asked to stop."""
+    def _agree(self, micros: list[Batch]) -> tuple[Tensor, int]:
+        """Counts of the whole step over the number of ranks, and its texts; raises if too many records are broken."""
         counts = torch.stack([self.task.counts(micro) for micro in micros]).sum(0)
         broken = [line for micro in micros for line in micro.skipped]
-        for line in broken:
-            print(f"skipped: {line}", flush=True)
-        extra = torch.tensor([float(len(broken)), float(bool(self.interrupt.asked))])
-        total = comm.all_reduce_sum(torch.cat([counts, extra]).to(self.device)).cpu()
+        for line in broken[: SHOWN - self.shown]:
+            self.shown += 1
+            self.log.note(f"skipped: {line}" + (" (further ones are only counted)" if self.shown == SHOWN else ""))
+        texts = sum(len(micro.token_ids) for micro in micros)
+        total = comm.all_reduce_sum(torch.cat([counts, torch.tensor([float(len(broken)), float(texts)])]))
         self.counters["skipped"] += int(total[-2])
         self.counters["seen"] += self.recipe.run.batch
-        share = self.counters["skipped"] / (self.counters["skipped"] + self.counters["seen"])
-        if self.counters["skipped"] >= 5 and share > self.recipe.run.max_bad_share:
+        skipped, seen = self.counters["skipped"], self.counters["seen"]
+        if skipped > self.recipe.run.max_bad_share * max(seen, 1000):
             raise DataError(
-                "training data", "", f"{self.counters['skipped']} broken records so far, a share of {share:.1%}",
+                "training data", "", f"{skipped} broken records among the first {seen + skipped}",
                 "Mend them (wordregion data check lists them), or raise --max-bad-share.",
             )  # fmt: skip
-        return total[:-2] / comm.world_size(), bool(total[-1])
+        return total[:-2] / comm.world_size(), int(total[-1])
 
-    def _finite(self, step: int, values: dict[str, Tensor]) -> dict[str, float]:
-        """Metrics averaged over ranks.
+    def _finite(self, step: int, sums: dict[str, Tensor]) -> tuple[dict[str, float], int]:
+        """Metrics averaged over ranks, before the optimiser can use them; and the signal that any rank was sent."""
+        values = torch.stack([value.detach().double().reshape(()) for value in sums.values()]).cpu()
+        flags = torch.zeros(2, dtype=torch.double)
+        if self.interrupt.asked:
+            flags[int(self.interrupt.asked == signal.SIGTERM)] = 1
+        packed = comm.all_reduce_sum(torch.cat([values, flags]))
+        means = dict(zip(sums, (packed[:-2] / comm.world_size()).tolist(), strict=True))
+        self._require(step, [f"{name}={value}" for name, value in means.items() if not math.isfinite(value)])
+        return means, int(signal.SIGTERM if packed[-1] else signal.SIGINT if packed[-2] else 0)
 
-        Raises:
-            WordregionError: naming the losses that are not finite.
-        """
-        names = list(values)
-        packed = torch.stack([values[name].float().reshape(()).to(self.device) for name in names])
-        packed = comm.all_reduce_sum(packed) / comm.world_size()
-        metrics = dict(zip(names, packed.tolist(), strict=True))
-        bad = [name for name, value in zip(names, packed, strict=True) if not bool(torch.isfinite(value))]
+    def _require(self, step: int, bad: list[str]) -> None:
         if bad:
             raise WordregionError(
-                f"step {step}: {', '.join(bad)} not finite. Lower --lr or set --clip 1, then --resume the run."
+                f"step {step + 1}: not finite: {', '.join(bad)}. Lower --lr, set --clip 1 or use fp32, then --resume "
+                "from the last checkpoint."
             )
-        return metrics | {"skipped": float(self.counters["skipped"])}
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        if self.recipe.run.precision == "bf16":
-            return torch.autocast(self.device.type, torch.bfloat16)
+        if self.recipe.run.precision == "bf16":  # no cache: it would keep sharded weights gathered
+            return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False)
         return nullcontext()
+
+
+class Window:
+    """Mean metrics and speed since the last logged step."""
+
+    def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._steps = self._pairs = 0
+        self._began = time.monotonic()
+
+    def add(self, values: dict[str, float], pairs: int) -> None:
+        """Counts one step of `pairs` texts."""
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._steps, self._pairs = self._steps + 1, self._pairs + pairs
+        self._lr = values["lr"]
+
+    def close(self) -> tuple[dict[str, float], float]:
+        """Mean metrics (the last learning rate) and texts a second; the next window begins."""
+        means = {name: value / self._steps for name, value in self._sums.items()} | {"lr": self._lr}
+        speed = self._pairs / (time.monotonic() - self._began)
+        self._reset()
+        return means, speed
+
+
+def _seed(seed: int) -> None:
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002, for parts that draw from the global generator
+
+
+def _must_continue(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raises UsageError if the run would not continue: the order of the data depends on batch and seed."""
+    for name in ("batch", "seed"):
+        old, new = before["run"][name], now["run"][name]
+        if old != new:
+            raise UsageError(f"{folder}: was trained with {name}={old}, not {new}. Resume with --{name} {old}.")
 
 
 def export(model: nn.Module, path: Path) -> None:

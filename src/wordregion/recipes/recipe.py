@@ -1,22 +1,19 @@
 """What a training run is made of. A recipe is a typed function that returns a `Recipe`; a variant edits a copy."""
 
 import functools
-import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
-import numpy as np
 from torch import nn
 
+from wordregion.data.collate import Collator
+from wordregion.data.transforms import EvalTransform, TrainTransform
 from wordregion.engine.run import Run
 from wordregion.errors import UsageError
-from wordregion.schema import Batch, Dataset, Sample
-
-Transform = Callable[[Sample, np.random.Generator], Sample]
-Collate = Callable[[list[tuple[int, Sample, np.random.Generator]]], Batch]
+from wordregion.schema import Dataset
 
 
 @dataclass(frozen=True)
@@ -90,12 +87,13 @@ class Data:
     """
 
     train: Callable[[], Dataset]
-    transform: Transform
-    collator: Callable[[], Collate]
+    transform: TrainTransform | EvalTransform
+    collator: Callable[[], Collator]
     evaluate: Callable[[], Dataset] | None = None
-    eval_transform: Transform | None = None
+    eval_transform: EvalTransform | None = None
 
 
+@runtime_checkable
 class TaskSettings(Protocol):
     """What to learn, as plain settings."""
 
@@ -115,8 +113,8 @@ class Recipe:
         data: from what.
         optim: with which optimiser.
         run: and how.
-        source: the recipe function, ``"name"`` or ``"file.py:function"``; set by `resolve`.
-        arguments: with which it was called; set by `resolve`.
+        source: the recipe function, ``"name"`` or ``"file.py:function"``; set by the command line.
+        arguments: with which it was called; set by the command line.
     """
 
     name: str
@@ -132,22 +130,6 @@ class Recipe:
 def resolved(recipe: Recipe) -> dict[str, Any]:
     """A recipe as JSON values, as saved beside the weights and in each checkpoint."""
     return to_json(recipe)
-
-
-def resolve(function: Callable[..., Recipe], arguments: Mapping[str, Any], source: str) -> Recipe:
-    """Calls a recipe function and notes in the recipe how it was made, so that it can be made again from its JSON.
-
-    Raises:
-        UsageError: for arguments that the function does not take, or if it returns no `Recipe`.
-    """
-    try:
-        inspect.signature(function).bind(**arguments)
-    except TypeError as error:
-        raise UsageError(f"recipe {source}: {error}. See its arguments with --help.") from error
-    recipe = function(**arguments)
-    if not isinstance(recipe, Recipe):
-        raise UsageError(f"recipe {source}: returned {type(recipe).__name__}. It must return a Recipe.")
-    return replace(recipe, source=source, arguments=dict(arguments))
 
 
 def to_json(value: Any) -> Any:
