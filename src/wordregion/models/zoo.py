@@ -31,8 +31,8 @@ def albef_base(
         config = bert_config(vocab_size=30522, width=768, layers=6, heads=12)
         encoder, upper = TextEncoder(config), []
     fusion = FusionEncoder(encoder.width, vision.width, layers=6, heads=config.num_attention_heads)
-    for block, layer in zip(fusion.layers, upper, strict=False):
-        block.seed_from_bert(layer)
+    if upper:
+        fusion.seed_from_bert(upper)
     return _with_heads(vision, encoder, fusion)
 
 
@@ -76,8 +76,7 @@ def albef_cnn(
     encoder, _, _ = split_bert(text, text_layers=total, pool=pool)
     _, upper, _ = split_bert(text, text_layers=total - fusion_layers)
     fusion = FusionEncoder(encoder.width, image.width, fusion_layers, config.num_attention_heads)
-    for block, layer in zip(fusion.layers, upper, strict=True):
-        block.seed_from_bert(layer)
+    fusion.seed_from_bert(upper)
     return _with_heads(image, encoder, fusion, embed)
 
 

@@ -6,7 +6,7 @@ many texts it is paired with.
 Shape letters: P pairs, L text tokens, I images, N image tokens, D text width, V image width, H heads, K head width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -205,6 +205,12 @@ class FusionEncoder(nn.Module):
         inner = inner or 4 * width
         self.layers = nn.ModuleList(FusionBlock(width, image_width, heads, inner, eps, dropout) for _ in range(layers))
         self.apply(_init_like_bert)
+
+    def seed_from_bert(self, layers: Sequence[Mapping[str, Tensor]]) -> None:
+        """Takes self-attention and feed-forward of each block from one BERT layer; as many layers as blocks."""
+        for block, layer in zip(self.layers, layers, strict=True):
+            assert isinstance(block, FusionBlock)
+            block.seed_from_bert(layer)
 
     def forward(
         self,

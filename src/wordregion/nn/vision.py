@@ -4,6 +4,7 @@ Shape letters: B images, N tokens (the first is the summary), D width, H and W p
 """
 
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -42,10 +43,10 @@ class TimmVision(nn.Module):
         image_size: int,
         weights: bool | str | Path = False,
         drop_path: float = 0.0,
-        settings: dict[str, object] | None = None,
+        settings: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        arguments: dict[str, object] = dict(settings or {})
+        arguments: dict[str, Any] = dict(settings or {})
         if name.startswith(("vit_", "deit", "swin", "beit", "eva")):
             arguments["img_size"] = image_size
         if drop_path:

@@ -4,6 +4,7 @@ Shape letters as in `objectives.scene`.
 """
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from wordregion.distributed import comm
 from wordregion.errors import UsageError
 from wordregion.models.fusion import FusionModel
+from wordregion.nn.fusion import Fused
 from wordregion.objectives import AlignScene, Contrast, MaskedWords, Match, Objective
 from wordregion.schema import Batch
 from wordregion.tasks.protocol import StepOutput
@@ -88,7 +90,7 @@ class AlignTask(nn.Module):
         scene = self._scene(batch, totals.to(batch.image.device))
         wanted = [objective.pairs(scene) for objective in self.settings.objectives]
         asked = [pairs for pairs in wanted if pairs is not None]
-        parts = iter(())
+        parts: Iterator[Fused] = iter(())
         if asked:
             row = torch.cat([pairs.row for pairs in asked])
             image = torch.cat([pairs.image for pairs in asked])

@@ -4,6 +4,7 @@ import copy
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 
@@ -22,7 +23,7 @@ def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> N
         momentum: in [0, 1].
     """
     for part in (*teacher.modules(), *student.modules()):
-        if hasattr(part, "reshard"):  # FSDP2 keeps root parameters gathered after a forward
+        if isinstance(part, FSDPModule):  # FSDP2 keeps root parameters gathered after a forward
             part.reshard()
     ours = [_local(p) for p in teacher.parameters()]
     theirs = [_local(p) for p in student.parameters()]
