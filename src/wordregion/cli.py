@@ -14,7 +14,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
@@ -27,6 +27,8 @@ from wordregion import __version__
 from wordregion.errors import UsageError, WordregionError
 
 if TYPE_CHECKING:
+    import torch
+
     from wordregion.recipes.recipe import Recipe
 
 HELP = f"""wordregion {__version__}: vision-language pre-training at the level of words and regions
@@ -225,6 +227,8 @@ def _train(args: list[str]) -> int:
         return 0
     given = {name: getattr(flags, name) for name, _, _ in own}
     recipe = override(call_recipe(function, args[0], given), flags)
+    recipe = dataclasses.replace(recipe, source=_lasting(args[0]), arguments=given)
+    _device(recipe.run.device)
 
     from wordregion.engine.trainer import train
 
@@ -236,9 +240,58 @@ def _eval(args: list[str]) -> int:
     flags = _parse(EvalFlags, "wordregion eval", args)
     if flags is None:
         return 0
-    from wordregion.evaluate.run import evaluate_run
+    if flags.k < 0 or flags.batch < 1 or flags.workers < 0:
+        raise UsageError(
+            f"eval: k={flags.k}, batch={flags.batch}, workers={flags.workers}: k >= 0, batch >= 1 and "
+            "workers >= 0 must hold."
+        )
+    from wordregion.runs import load_student, read_record
 
-    evaluate_run(flags)
+    record = read_record(flags.run)
+    spec = record["source"]
+    recipe = call_recipe(find_recipe(spec), spec, _typed(find_recipe(spec), spec, record.get("arguments", {})))
+    opened = recipe.data.evaluate
+    if flags.data is None and opened is None:
+        raise UsageError(f"eval: recipe {spec} names no evaluation data. Give it with --data SOURCE.")
+    transform = recipe.data.eval_transform
+    if transform is None:
+        raise UsageError(f"eval: recipe {spec} has no eval_transform. Give its Data one.")
+    device = _device(flags.device)
+    if flags.data is not None or opened is None:
+        from wordregion.data.datasets.opening import open_source
+
+        dataset = open_source(str(flags.data), flags.images)
+    else:
+        dataset = opened()
+    model, weights = load_student(recipe, flags.run, device)
+    from wordregion.evaluate.retrieval import evaluate_retrieval
+
+    found = evaluate_retrieval(
+        model,
+        dataset,
+        recipe.data.collator().tokenizer,
+        transform,
+        k=flags.k,
+        batch=flags.batch,
+        protocol=flags.protocol,
+        workers=flags.workers,
+        device=device,
+    )
+    print(f"{recipe.name} ({weights}) on {len(found.image_ids):,} images and {len(found.captions):,} captions")
+    print_metrics(found.metrics)
+    out = flags.out or flags.run / "eval.json"
+    write_json(
+        out,
+        {
+            "run": str(flags.run),
+            "weights": weights,
+            "data": flags.data or dataset.name,
+            "images": len(found.image_ids),
+            "captions": len(found.captions),
+            "metrics": found.metrics,
+        },
+    )
+    print(f"written: {out}")
     return 0
 
 
@@ -257,9 +310,7 @@ def _data(args: list[str]) -> int:
     report = check(dataset, flags.limit)
     print("\n".join(report.lines()))
     if flags.picture is not None:
-        picture = contact_sheet(dataset)
-        _writable(flags.picture)
-        picture.save(flags.picture, "PNG")
+        contact_sheet(dataset, flags.picture)
         print(f"picture: {flags.picture}")
     return 0 if report.ok else 1
 
@@ -364,6 +415,68 @@ def override(recipe: "Recipe", flags: Any) -> "Recipe":
     return dataclasses.replace(recipe, run=dataclasses.replace(recipe.run, **run), optim=optim)
 
 
+def print_metrics(metrics: Mapping[str, float]) -> None:
+    """A table of recall in percent: a row for each way of scoring."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    rows: dict[str, dict[str, float]] = {}
+    for name, value in metrics.items():
+        way, _, measure = name.rpartition("/")
+        rows.setdefault(way, {})[measure] = value
+    measures = list(dict.fromkeys(name.rpartition("/")[2] for name in metrics))
+    table = Table("recall in %", box=box.SIMPLE)
+    for measure in measures:
+        table.add_column(measure, justify="right")
+    for way, values in rows.items():
+        table.add_row(way, *(f"{values[measure]:.1f}" if measure in values else "" for measure in measures))
+    Console(width=None if sys.stdout.isatty() else 100).print(table)
+
+
+def _device(name: str | None) -> "torch.device":
+    """The device that a user names, or the best there is.
+
+    Raises:
+        UsageError: if it is unknown or not there.
+    """
+    import torch
+
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UsageError(f"device '{name}' can't be used ({reason}). Use --device cpu, or leave it out.") from error
+    return device
+
+
+def _lasting(spec: str) -> str:
+    """The name of a recipe with the full path of its file, valid from every folder."""
+    file, colon, name = spec.rpartition(":")
+    return f"{Path(file).resolve()}:{name}" if colon else spec
+
+
+def _typed(function: Callable[..., Any], spec: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Recorded arguments of a recipe, from JSON back to the types of its parameters.
+
+    Raises:
+        UsageError: if the recipe has changed and takes them no longer.
+    """
+    own = {name: kind for name, kind, _ in _own_parameters(function, spec)}
+    if gone := sorted(set(arguments) - set(own)):
+        raise UsageError(f"recipe {spec}: takes no '{gone[0]}' any more, which the run was trained with. Restore it.")
+    given: dict[str, Any] = {}
+    for name, value in arguments.items():
+        kinds = str(own[name])
+        if isinstance(value, list):
+            value = tuple(value)
+        given[name] = Path(value) if isinstance(value, str) and "Path" in kinds else value
+    return given
+
+
 def _own_parameters(function: Callable[..., Any], spec: str) -> list[tuple[str, Any, Any]]:
     """A recipe function's own parameters as dataclass fields with help from its docstring."""
     try:
@@ -378,7 +491,7 @@ def _own_parameters(function: Callable[..., Any], spec: str) -> list[tuple[str, 
             raise UsageError(f"recipe {spec}: parameter '{parameter}' can't be a flag. Use plain keyword parameters.")
         if name in taken:
             raise UsageError(f"recipe {spec}: parameter '{name}' is a flag of every recipe already. Rename it.")
-        kind = Annotated[hints.get(name, str), tyro.conf.arg(help=told.get(name) or "(parameter of the recipe)")]
+        kind = Annotated[hints.get(name, str), tyro.conf.arg(help=told.get(name) or "(parameter of the recipe)")]  # type: ignore[valid-type]
         default = dataclasses.MISSING if parameter.default is parameter.empty else parameter.default
         own.append((name, kind, dataclasses.field(default=default)))
     return own
@@ -418,10 +531,10 @@ def _parse(kind: type[Any], prog: str, args: list[str], description: str | None 
         raise UsageError(f"{problem}. See: {prog} --help") from stop
 
 
-def _unknown(what: str, name: str, known: Sequence[str] | dict[str, Any], article: str = "unknown") -> str:
+def _unknown(what: str, name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
     close = difflib.get_close_matches(name, list(known), n=1)
     guess = f" Did you mean '{close[0]}'?" if close else ""
-    return f"{article} {what} '{name}'.{guess} There is: {', '.join(known) or 'none'}."
+    return f"unknown {what} '{name}'.{guess} There is: {', '.join(known) or 'none'}."
 
 
 def _told(error: BaseException) -> str:
