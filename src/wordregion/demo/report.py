@@ -211,8 +211,8 @@ def _attention(facts: Facts) -> str:
         rows += f'<div class="scene">{figures}</div>'
     return (
         "<section><h2>Where words look</h2><p class='soft'>Cross-attention of the last fusion layer, mean over its "
-        "heads and over the words of a phrase: bright is where the phrase draws from. No box was ever shown in training.</p>"
-        f"{rows}</section>"
+        "heads and over the words of a phrase: bright is where the phrase draws from. No box was ever "
+        f"shown in training.</p>{rows}</section>"
     )
 
 
@@ -231,8 +231,8 @@ def _negatives(facts: Facts) -> str:
         )
     return (
         "<section><h2>Same words, another meaning</h2><p class='soft'>A true and a false caption made of exactly the "
-        "same words: how often the match head prefers the true one. A bag of words stays at 50 % (dashed). This is the hard "
-        "part, and needs longer training than the demo's.</p>"
+        "same words: how often the match head prefers the true one. A bag of words stays at 50 % (dashed). This is the "
+        "hard part, and needs longer training than the demo's.</p>"
         f"<table><tr><th>exchanged</th><th></th><th>right</th><th>asked</th></tr>{rows}</table></section>"
     )
 
