@@ -18,8 +18,10 @@ import torch.nn.functional as F
 from common import Turns, counted_flops, matmul_rate, peak_gigabytes, timed
 from torch import Tensor
 
+from wordregion.engine.optim import build as build_optimiser
 from wordregion.models.fusion import FusionModel
 from wordregion.models.zoo import albef_base
+from wordregion.recipes.recipe import AdamW
 from wordregion.schema import Batch
 from wordregion.tasks.align import Align
 
@@ -49,7 +51,7 @@ class Ours:
 
     def __init__(self, model: FusionModel, settings: argparse.Namespace) -> None:
         self.task = Align(queue_size=65536, ramp_steps=0).build(model).train()
-        self.optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.02, fused=True)
+        self.optimiser = build_optimiser(model, AdamW(lr=1e-4, weight_decay=0.02))
         self.bf16 = settings.precision == "bf16"
 
     def loss(self, batch: Batch) -> Tensor:
