@@ -106,7 +106,13 @@ def test_strengths_are_albefs() -> None:
     assert randaugment._affine("translate_x", 1, (200, 100))[2] == pytest.approx(10 / 200)
     assert randaugment._affine("translate_y", -0.7, (200, 100))[5] == pytest.approx(-7 / 100)
     assert randaugment._affine("shear_x", 0.7, (64, 64))[1] == pytest.approx(0.21)
-    assert randaugment._affine("rotate", 1, (64, 64))[0] == pytest.approx(np.cos(np.pi / 6))
+    wide = (200, 100)  # in pixels: turns keep lengths, and a shear slides by 0.3 of the distance, whatever the shape
+    a, b, _, d, e, _ = randaugment._affine("rotate", 1, wide)
+    turn = np.array([[a, b * 200 / 100], [d * 100 / 200, e]])
+    cos, sin = np.cos(np.pi / 6), np.sin(np.pi / 6)
+    np.testing.assert_allclose(turn, [[cos, -sin], [sin, cos]], atol=1e-12)
+    assert randaugment._affine("shear_x", -0.7, wide)[1] * 200 / 100 == pytest.approx(-0.21)
+    assert randaugment._affine("shear_y", 0.7, wide)[3] * 100 / 200 == pytest.approx(0.21)
 
 
 def test_colour_operations_equal_torchvisions() -> None:
