@@ -38,7 +38,9 @@ def _photos(root: Path, split: str, names: list[str]) -> None:
             stream = BytesIO()
             Image.fromarray(np.full((224, 224, 3), 60 * number, np.uint8)).save(stream, "JPEG")
             _add(images, f"{name}.jpg", stream.getvalue())
-            lines = "".join(f"[/EN#{number + 1}/other a {colour} square] on paper\n" for colour in ("red", "blue") * 2)
+            lines = "".join(
+                f"[/EN#{number + 1}/other a {colour} square] on paper\n" for colour in ("red", "green", "blue", "paper")
+            )
             _add(annotations, f"Sentences/{name}.txt", lines.encode())
             xml = "<annotation><size><width>224</width><height>224</height><depth>3</depth></size><object>"
             xml += f"<name>{number + 1}</name><nobndbox>1</nobndbox></object></annotation>"

@@ -3,6 +3,11 @@
 from collections.abc import Callable
 
 from wordregion.recipes.albef import albef_4m, albef_demo
+from wordregion.recipes.flickr_small import flickr_small
 from wordregion.recipes.recipe import Recipe
 
-BUILTIN: dict[str, Callable[..., Recipe]] = {"albef_demo": albef_demo, "albef_4m": albef_4m}
+BUILTIN: dict[str, Callable[..., Recipe]] = {
+    "albef_demo": albef_demo,
+    "albef_4m": albef_4m,
+    "flickr_small": flickr_small,
+}
