@@ -54,7 +54,9 @@ class Parallel:
             for block in blocks:
                 block.compile()
         if self.mode == "ddp":
-            warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
+            warnings.filterwarnings(
+                "ignore", message="`broadcast_buffers` is deprecated"
+            )  # its heir is not in torch 2.9
             # Objectives decide which parts of a model take part; buffers (the queue) are equal on all ranks already.
             self._root = DistributedDataParallel(
                 task, find_unused_parameters=True, broadcast_buffers=False, gradient_as_bucket_view=True

@@ -1,0 +1,78 @@
+"""One process with 2 B, two with B each by DDP and by FSDP2: the same losses and weights."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.distributed.job import finish, launch, state_of, tiny_recipe, train
+
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two-process runs, all in one pair of processes."""
+    folder = tmp_path_factory.mktemp("runs")
+    jobs = [
+        {"out": str(folder / "ddp"), "parallel": "ddp", "fixed": 4},
+        {"out": str(folder / "fsdp"), "parallel": "fsdp", "fixed": 4, "evaluate": True},
+        {"out": str(folder / "recomputed"), "parallel": "fsdp", "fixed": 4, "checkpoint_activations": True},
+        {"out": str(folder / "ddp_masked"), "parallel": "ddp", "fixed": 4, "objectives": "masked", "accumulate": 2},
+        {"out": str(folder / "fsdp_masked"), "parallel": "fsdp", "fixed": 4, "objectives": "masked", "accumulate": 2},
+    ]
+    finish(launch(jobs, folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same by one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    for name, settings in (("all", {}), ("masked", {"objectives": "masked"})):
+        result = train(tiny_recipe(fixed=4, **settings), folder / name)
+        torch.save(state_of(result), folder / name / "state.pt")
+    return folder
+
+
+def losses(run: Path) -> torch.Tensor:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    names = ("loss", "contrast", "match", "masked_words", "gradient_norm")
+    return torch.tensor([[line.get(name, 0.0) for name in names] for line in lines], dtype=torch.double)
+
+
+def assert_same(run: Path, reference: Path) -> None:
+    assert losses(run).shape == (10, 5)
+    torch.testing.assert_close(losses(run), losses(reference), atol=TOLERANCE, rtol=TOLERANCE)
+    state, wanted = torch.load(run / "state.pt"), torch.load(reference / "state.pt")
+    assert state.keys() == wanted.keys()
+    for name, value in wanted.items():
+        torch.testing.assert_close(state[name], value, atol=TOLERANCE, rtol=0, msg=lambda text, n=name: f"{n}: {text}")
+
+
+@pytest.mark.parametrize("mode", ["ddp", "fsdp", "recomputed"])
+def test_two_processes_equal_one_with_the_whole_batch(runs: Path, alone: Path, mode: str) -> None:
+    """Includes the queue, the teacher, the counter and the clipped gradient's norm."""
+    assert_same(runs / mode, alone / "all")
+
+
+@pytest.mark.parametrize("mode", ["ddp_masked", "fsdp_masked"])
+def test_accumulation_on_two_processes_equals_the_whole_batch(runs: Path, alone: Path, mode: str) -> None:
+    assert_same(runs / mode, alone / "masked")
+
+
+def test_a_run_of_two_processes_resumes_on_one(runs: Path, alone: Path, tmp_path: Path) -> None:
+    """From sharded to whole; what follows is the same, as no random number is drawn here."""
+    shutil.copytree(runs / "fsdp", tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/checkpoints/step_000010")
+    result = train(tiny_recipe(fixed=4, parallel="fsdp"), tmp_path / "run", resume=True)
+    torch.save(state_of(result), tmp_path / "run/state.pt")
+    assert_same(tmp_path / "run", alone / "all")
+
+
+def test_the_exported_student_is_whole(runs: Path, alone: Path) -> None:
+    sharded, whole = (load_file(run / "model.safetensors") for run in (runs / "fsdp", alone / "all"))
+    assert {name: value.shape for name, value in sharded.items()} == {name: v.shape for name, v in whole.items()}
