@@ -12,7 +12,8 @@ from typing import Literal
 
 from wordregion.errors import UsageError
 
-Split = Literal["train", "val"]
+Split = str
+"""``"train"`` or ``"val"``; the data sets refuse anything else with a `UsageError`."""
 
 COLOURS = ("red", "yellow", "green", "cyan", "blue", "purple", "pink", "brown", "black", "white")
 SHAPES = ("circle", "square", "triangle", "star", "ring", "cross", "heart", "diamond", "hexagon", "moon")
