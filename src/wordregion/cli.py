@@ -11,6 +11,7 @@ import importlib.util
 import inspect
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -229,11 +230,13 @@ def _train(args: list[str]) -> int:
     recipe = override(call_recipe(function, args[0], given), flags)
     recipe = dataclasses.replace(recipe, source=_lasting(args[0]), arguments=given)
     _device(recipe.run.device)
+    out = flags.out or Path("runs") / recipe.name
+    _folder(out)
 
     from wordregion.engine.trainer import train
 
-    train(recipe, flags.out or Path("runs") / recipe.name, resume=flags.resume)
-    return 0
+    result = train(recipe, out, resume=flags.resume)
+    return 0 if result.signal is None else 128 + result.signal
 
 
 def _eval(args: list[str]) -> int:
@@ -320,7 +323,11 @@ def _bench(args: list[str]) -> int:
     if flags is None:
         return 0
     folder = Path("benchmarks")
-    programs = {path.stem: path for path in sorted(folder.glob("*.py")) if not path.stem.startswith("_")}
+    programs = {
+        path.stem: path
+        for path in sorted(folder.glob("*.py"))
+        if not path.stem.startswith("_") and path.stem != "common"
+    }
     if not programs:
         raise UsageError("bench: no folder benchmarks/ here. Run it in a checkout of wordregion.")
     if flags.name is None:
@@ -377,9 +384,7 @@ def _recipe_of_file(spec: str) -> Callable[..., "Recipe"]:
         raise UsageError(f"recipe {spec}: name the function too: {file}:FUNCTION (functions there: {listed}).")
     function = getattr(module, name, None)
     if not callable(function):
-        raise UsageError(
-            f"recipe {spec}: {file} has " + _unknown("function", name, functions, "no").removeprefix("no ")
-        )
+        raise UsageError(f"recipe {spec}: {_unknown('function', name, functions)}")
     return function
 
 
@@ -539,6 +544,13 @@ def _unknown(what: str, name: str, known: Sequence[str] | Mapping[str, Any]) -> 
 
 def _told(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".rstrip(".")
+
+
+def _folder(path: Path) -> None:
+    """Makes sure that a folder can be made there, without making it."""
+    existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise UsageError(f"{path}: no folder can be written there ({existing} is in the way). Give another --out.")
 
 
 def _writable(path: Path) -> None:

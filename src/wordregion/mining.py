@@ -34,7 +34,8 @@ def hard_negatives(
     """
     allowed_QC = ~same_QC
     weights_QC = similarity_QC.detach().float().softmax(-1) * allowed_QC
-    vanished_Q1 = weights_QC.sum(-1, keepdim=True) <= torch.finfo(torch.float32).tiny
+    # Written so that it is also true of NaN: a diverged model is for the trainer to report, not for the draw.
+    vanished_Q1 = ~(weights_QC.sum(-1, keepdim=True) > torch.finfo(torch.float32).tiny)
     weights_QC = torch.where(vanished_Q1, allowed_QC.float(), weights_QC)
     valid_Q = allowed_QC.any(-1)
     weights_QC = torch.where(valid_Q.unsqueeze(-1), weights_QC, torch.ones_like(weights_QC))

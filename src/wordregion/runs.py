@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_model
 
+from wordregion.engine import checkpoint, optim
 from wordregion.errors import CheckpointError
 from wordregion.models.fusion import FusionModel
 from wordregion.recipes.recipe import Recipe
@@ -48,13 +49,15 @@ def load_student(recipe: Recipe, run: Path, device: torch.device | str = "cpu") 
     if weights.is_file():
         _load(lambda: load_model(model, str(weights)), weights)
         return model.to(device).eval(), weights.name
-    from wordregion.engine.checkpoint import checkpoints, load
-
-    found = checkpoints(run)
+    found = checkpoint.checkpoints(run)
     if not found:
         raise CheckpointError(f"{run}: no model.safetensors and no checkpoint. Train it first.")
-    state = {f"task/model.{name}": value for name, value in model.state_dict().items()}
-    load(found[-1], state)
+    task = recipe.task.build(model)
+    optim.freeze(model, recipe.optim)
+    optimiser = optim.build(model, recipe.optim)
+    state = {f"task/{name}": value for name, value in task.state_dict().items()}
+    state |= {f"optim/{name}": value for name, value in optim.moments(optimiser, model.named_parameters()).items()}
+    checkpoint.load(found[-1], state)
     return model.to(device).eval(), found[-1].name
 
 
