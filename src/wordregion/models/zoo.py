@@ -58,6 +58,32 @@ def albef_tiny(
     return _with_heads(vision, text, fusion, embed)
 
 
+def albef_tiny_conv(
+    vocab_size: int,
+    image_size: int = 64,
+    width: int = 128,
+    text_layers: int = 1,
+    fusion_layers: int = 1,
+    embed: int = 128,
+) -> FusionModel:
+    """`albef_tiny` with a small ConvNeXt (8 x 8 tokens at 64 pixels) for the ViT: learns from far fewer images."""
+    vision = TimmVision(
+        "convnext_atto",
+        image_size,
+        settings={
+            "depths": (2, 2, 2, 1),
+            "dims": (32, 64, width, width),
+            "output_stride": 8,
+            "conv_mlp": False,
+            "ls_init_value": None,
+        },
+    )
+    heads = max(1, width // 64)
+    text = TextEncoder(bert_config(vocab_size, width, text_layers, heads, max_tokens=64, dropout=0.0))
+    fusion = FusionEncoder(width, width, fusion_layers, heads, dropout=0.0)
+    return _with_heads(vision, text, fusion, embed)
+
+
 def albef_cnn(
     vision: str,
     vision_weights: str | Path,

@@ -51,8 +51,10 @@ class TextEncoder(nn.Module):
         return list(self.body.encoder.layer)
 
 
-def bert_config(vocab_size: int, width: int, layers: int, heads: int, max_tokens: int = 512) -> PretrainedConfig:
-    """A BERT configuration of any size with the published proportions (feed-forward 4 x width, no dropout change)."""
+def bert_config(
+    vocab_size: int, width: int, layers: int, heads: int, max_tokens: int = 512, dropout: float = 0.1
+) -> PretrainedConfig:
+    """A BERT configuration of any size with the published proportions (feed-forward 4 x width)."""
     return AutoConfig.for_model(
         "bert",
         vocab_size=vocab_size,
@@ -61,6 +63,8 @@ def bert_config(vocab_size: int, width: int, layers: int, heads: int, max_tokens
         num_attention_heads=heads,
         intermediate_size=4 * width,
         max_position_embeddings=max_tokens,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
     )
 
 

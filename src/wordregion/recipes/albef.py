@@ -10,7 +10,7 @@ from wordregion.data.scenes import Scenes
 from wordregion.data.tokens import Masking, Tokenizer
 from wordregion.data.transforms import EvalTransform, TrainTransform
 from wordregion.errors import UsageError
-from wordregion.models.zoo import albef_base, albef_tiny
+from wordregion.models.zoo import albef_base, albef_tiny_conv
 from wordregion.objectives import Contrast, MaskedWords, Match
 from wordregion.recipes.recipe import AdamW, Data, Recipe, Run
 from wordregion.schema import Dataset
@@ -32,11 +32,9 @@ def albef_demo(scenes: int = 200_000) -> Recipe:
     plain = EvalTransform(pixels, CENTRED, CENTRED)  # drawn scenes vary without augmentation
     return Recipe(
         name="albef_demo",
-        model=partial(
-            albef_tiny, tokenizer.vocab_size, pixels, width=128, vision_layers=4, text_layers=1, fusion_layers=2
-        ),
+        model=partial(albef_tiny_conv, tokenizer.vocab_size, pixels),
         task=Align(
-            objectives=(Contrast(), Match(), MaskedWords()), momentum=0.98, queue_size=512, distill=0.2, ramp_steps=500
+            objectives=(Contrast(), Match(), MaskedWords()), momentum=0.95, queue_size=256, distill=0.2, ramp_steps=300
         ),
         data=Data(
             train=partial(Scenes, "train", scenes, image_size=pixels),
@@ -45,7 +43,7 @@ def albef_demo(scenes: int = 200_000) -> Recipe:
             evaluate=partial(Scenes, "val", 256, image_size=pixels, captions=1),
             eval_transform=plain,
         ),
-        optim=AdamW(lr=1e-3, betas=(0.9, 0.98), warmup=50, final=0.01, lr_scale=(("temperature", 0.02),)),
+        optim=AdamW(lr=1.2e-3, betas=(0.9, 0.98), warmup=50, final=0.01, lr_scale=(("temperature", 0.02),)),
         run=Run(steps=1000, batch=64, clip=1.0, workers=1, log_every=5, save_every=500),
     )
 
