@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import docstring_parser
 import tyro
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from wordregion import __version__
 from wordregion.errors import UsageError, WordregionError
@@ -75,39 +75,41 @@ RULE = re.compile(r"^\s*[─━]{3,}\s*$")
 class RunFlags:
     """Flags of every recipe; one that is left out keeps the recipe's value."""
 
-    out: Path | None = None
+    out: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None
     """folder of the run: checkpoints, logs, weights (default: runs/NAME)"""
     resume: bool = False
     """go on from the last checkpoint in --out"""
-    steps: int | None = None
+    steps: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
     """optimiser steps"""
-    batch: int | None = None
+    batch: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
     """images a step, over all processes and micro-batches"""
-    accumulate: int | None = None
+    accumulate: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
     """micro-batches a step"""
-    lr: float | None = None
+    lr: Annotated[float | None, arg(metavar="X", help_behavior_hint="")] = None
     """peak learning rate"""
-    seed: int | None = None
+    seed: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
     """of weights, order, augmentation and masking"""
-    precision: Literal["fp32", "bf16"] | None = None
+    precision: Annotated[Literal["fp32", "bf16"] | None, arg(metavar="fp32|bf16", help_behavior_hint="")] = None
     """of the forward pass; weights stay fp32"""
-    parallel: Literal["none", "ddp", "fsdp"] | None = None
+    parallel: Annotated[Literal["none", "ddp", "fsdp"] | None, arg(metavar="none|ddp|fsdp", help_behavior_hint="")] = (
+        None
+    )
     """how processes started by torchrun share the work"""
-    compile: bool | None = None
+    compile: Annotated[bool | None, arg(metavar="True|False", help_behavior_hint="")] = None
     """torch.compile of each transformer block"""
-    checkpoint_activations: bool | None = None
+    checkpoint_activations: Annotated[bool | None, arg(metavar="True|False", help_behavior_hint="")] = None
     """recompute activations in backward: less memory, more time"""
-    workers: int | None = None
+    workers: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
     """loader processes"""
-    clip: float | None = None
+    clip: Annotated[float | None, arg(metavar="X", help_behavior_hint="")] = None
     """largest gradient norm"""
-    save_every: int | None = None
+    save_every: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
     """steps between checkpoints"""
-    log_every: int | None = None
+    log_every: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
     """steps between log lines"""
-    max_bad_share: float | None = None
+    max_bad_share: Annotated[float | None, arg(metavar="X", help_behavior_hint="")] = None
     """share of broken records at which training stops, 0 to 1"""
-    device: str | None = None
+    device: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
     """cpu, cuda, cuda:1 ... (default: a GPU where there is one)"""
 
 
@@ -496,7 +498,7 @@ def _own_parameters(function: Callable[..., Any], spec: str) -> list[tuple[str, 
             raise UsageError(f"recipe {spec}: parameter '{parameter}' can't be a flag. Use plain keyword parameters.")
         if name in taken:
             raise UsageError(f"recipe {spec}: parameter '{name}' is a flag of every recipe already. Rename it.")
-        kind = Annotated[hints.get(name, str), tyro.conf.arg(help=told.get(name) or "(parameter of the recipe)")]  # type: ignore[valid-type]
+        kind = Annotated[hints.get(name, str), arg(help=told.get(name) or "(parameter of the recipe)")]  # type: ignore[valid-type]
         default = dataclasses.MISSING if parameter.default is parameter.empty else parameter.default
         own.append((name, kind, dataclasses.field(default=default)))
     return own

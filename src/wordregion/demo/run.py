@@ -132,7 +132,7 @@ def judge_negatives(
     device = next(model.parameters()).device
     for first in range(0, size, 32):
         samples = [transform(pairs[index]) for index in range(first, min(first + 32, size))]
-        image = model.encode_image(torch.stack([s.images[0] for s in samples]).to(device))  # type: ignore[arg-type]
+        image = model.encode_image(torch.stack([_pixels(s) for s in samples]).to(device))
         encoded = tokenizer([text for s in samples for text in s.texts])
         mask = encoded.mask.to(device)
         hidden = model.encode_text(encoded.ids.to(device), mask)
@@ -154,11 +154,11 @@ def attend(
     Cross-attention of the last fusion layer, mean over heads and over the tokens of the phrase, on the patch grid.
     """
     device = next(model.parameters()).device
-    picture = transform(sample).images[0]
+    picture = _pixels(transform(sample))
     caption = sample.captions()[0]
     encoded = tokenizer([sample.texts[caption]])
     mask = encoded.mask.to(device)
-    image = model.encode_image(picture[None].to(device))  # type: ignore[call-overload]
+    image = model.encode_image(picture[None].to(device))
     layer = len(model.fusion.layers) - 1
     fused = model.fuse(model.encode_text(encoded.ids.to(device), mask), mask, image, attention_layer=layer)
     assert fused.attention is not None
@@ -171,3 +171,10 @@ def attend(
             begin, end = grounding.span
             found.append((sample.texts[caption][begin:end], attention_LN[tokens].mean(0).view(side, side)))
     return sample, found
+
+
+def _pixels(sample: Sample) -> torch.Tensor:
+    """The first image of a transformed sample."""
+    picture = sample.images[0]
+    assert isinstance(picture, torch.Tensor)
+    return picture
