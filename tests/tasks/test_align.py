@@ -138,3 +138,15 @@ def test_more_new_entries_than_slots_keep_the_last():
 def test_bad_settings_are_refused(wrong):
     with pytest.raises(UsageError):
         Align(**wrong)
+
+
+def test_a_frozen_image_encoder_runs_once_for_student_and_teacher(monkeypatch):
+    model = small().eval()
+    model.vision.requires_grad_(False)
+    task = Align(objectives=(Contrast(),), queue_size=8).build(model).eval()
+    expected = task(batch(), task.counts(batch())).loss
+    monkeypatch.setattr(task.teacher, "encode_image", lambda image: pytest.fail("encoded again"))
+    torch.testing.assert_close(task(batch(), task.counts(batch())).loss, expected)
+    model.vision.requires_grad_(True)
+    monkeypatch.undo()
+    torch.testing.assert_close(task(batch(), task.counts(batch())).loss, expected)

@@ -101,7 +101,9 @@ def albef_cnn(
     total = config.num_hidden_layers
     encoder, _, _ = split_bert(text, text_layers=total, pool=pool)
     _, upper, _ = split_bert(text, text_layers=total - fusion_layers)
-    fusion = FusionEncoder(encoder.width, image.width, fusion_layers, config.num_attention_heads)
+    fusion = FusionEncoder(
+        encoder.width, image.width, fusion_layers, config.num_attention_heads, config.intermediate_size
+    )
     fusion.seed_from_bert(upper)
     return _with_heads(image, encoder, fusion, embed)
 

@@ -60,14 +60,22 @@ class TimmVision(nn.Module):
         self.channels_last = getattr(body, "output_fmt", "NCHW") == "NHWC" or name.startswith("swin")
         with torch.no_grad():
             was_training = self.body.training
-            tokens = self.eval()(torch.zeros(1, 3, image_size, image_size))
+            features = self.body.eval().forward_features(torch.zeros(1, 3, image_size, image_size))
+            tokens = self._tokens(features)
             self.train(was_training)
+        self.convolutional = features.ndim == 4 and not self.channels_last
+        if self.convolutional:  # CPUs and GPUs convolve faster with the channels innermost
+            self.body.to(memory_format=torch.channels_last)
         self.width = tokens.shape[-1]
         self.grid = round((tokens.shape[1] - 1) ** 0.5)
 
     def forward(self, image_B3HW: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:
         """Encodes normalised pixels; position 0 of the result is the summary token."""
-        features = self.body.forward_features(image_B3HW)
+        if self.convolutional:
+            image_B3HW = image_B3HW.contiguous(memory_format=torch.channels_last)
+        return self._tokens(self.body.forward_features(image_B3HW))
+
+    def _tokens(self, features: Tensor) -> Float[Tensor, "B N D"]:
         if features.ndim == 4:
             features = features if self.channels_last else features.permute(0, 2, 3, 1)
             features = features.flatten(1, 2)

@@ -141,7 +141,8 @@ class AlignTask(nn.Module):
         with torch.no_grad():
             teach_masked = wants_masked and distill > 0
             rows = slice(None) if teach_masked else slice(texts)
-            teacher_image = self.teacher.encode_image(batch.image)
+            frozen = not any(parameter.requires_grad for parameter in self.model.vision.parameters())
+            teacher_image = image if frozen else self.teacher.encode_image(batch.image)  # a frozen teacher never moves
             teacher_text = self.teacher.encode_text(ids[rows], mask[rows])
             teacher_image_feature = self.teacher.project_image(teacher_image)[batch.text_image].float()
             teacher_text_feature = self.teacher.project_text(teacher_text[:texts], mask[:texts]).float()
