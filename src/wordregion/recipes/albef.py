@@ -48,7 +48,7 @@ def albef_demo(scenes: int = 200_000) -> Recipe:
             eval_transform=plain,
         ),
         optim=AdamW(lr=1e-3, betas=(0.9, 0.98), warmup=50, final=0.01, lr_scale=(("temperature", 0.02),)),
-        run=Run(steps=600, batch=64, clip=1.0, workers=1, log_every=5, save_every=500),
+        run=Run(steps=440, batch=64, clip=1.0, workers=1, log_every=5, save_every=500),
     )
 
 
