@@ -68,7 +68,7 @@ def test_report_is_complete_and_self_contained(demo: Path) -> None:
 def test_report_marks_right_answers_and_gives_every_figure(demo: Path) -> None:
     text = (demo / "report.html").read_text(encoding="utf-8")
     assert all(f"<th>{side}@{n}</th>" in text for side in ("TR", "IR") for n in (1, 5, 10))
-    assert "re-ranked by the fusion encoder (k = 12)" in text
+    assert "re-ranked by the fusion encoder, k = 12" in text
     assert 'class="true"' in text or "class=true" in text
 
 
