@@ -138,7 +138,7 @@ def _figures(facts: Facts) -> str:
     for way in _ways(facts):
         label = _told(way)
         cells = "".join(
-            f"<td{' class=best' if 'rerank' in way else ''}>{facts.retrieval.metrics[f'{way}/{m}']:.1f}</td>"
+            f"<td{' class=best' if way == _best(facts) else ''}>{facts.retrieval.metrics[f'{way}/{m}']:.1f}</td>"
             for m in measures
         )
         rows += f"<tr><td>{label}</td>{cells}</tr>"
@@ -161,7 +161,7 @@ def _curves(facts: Facts) -> str:
     }
     return (
         "<section><h2>Training</h2><p class='soft'>The three losses, and how often each is right on its training "
-        "batch. Thin: every logged step; thick: running mean. The contrast's keys are the batch and the queue.</p>"
+        "batch. Thin: every logged step; thick: running mean. A contrast is right if the own caption comes first in the batch.</p>"
         f'<div class="curves"><div>{curves_svg(losses, "loss")}</div><div>{curves_svg(right, "right, %")}</div></div>'
         "</section>"
     )
