@@ -161,7 +161,8 @@ def _curves(facts: Facts) -> str:
     }
     return (
         "<section><h2>Training</h2><p class='soft'>The three losses, and how often each is right on its training "
-        "batch. Thin: every logged step; thick: running mean. A contrast is right if the own caption comes first in the batch.</p>"
+        "batch. Thin: every logged step; thick: running mean. "
+        "A contrast is right if the own caption comes first in the batch.</p>"
         f'<div class="curves"><div>{curves_svg(losses, "loss")}</div><div>{curves_svg(right, "right, %")}</div></div>'
         "</section>"
     )
