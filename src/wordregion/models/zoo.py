@@ -47,12 +47,12 @@ def albef_tiny(
     embed: int = 128,
 ) -> FusionModel:
     """The architecture of ALBEF at a size that trains in minutes on two cores; random initialisation."""
+    heads = max(1, width // 64)
     vision = TimmVision(
         "vit_tiny_patch16_224",
         image_size,
-        settings={"patch_size": patch, "embed_dim": width, "depth": vision_layers, "num_heads": max(1, width // 64)},
+        settings={"patch_size": patch, "embed_dim": width, "depth": vision_layers, "num_heads": heads},
     )
-    heads = max(1, width // 64)
     text = TextEncoder(bert_config(vocab_size, width, text_layers, heads, max_tokens=64))
     fusion = FusionEncoder(width, width, fusion_layers, heads)
     return _with_heads(vision, text, fusion, embed)
