@@ -99,7 +99,7 @@ def test_eval_rebuilds_the_recipe_and_reports_recall(
     _, run = trained
     assert cli.main(["eval", str(run), "--k", "4", "--protocol", "finetuned_on_scenes"]) == 0
     written = json.loads((run / "eval.json").read_text())
-    assert written["images"] == 8
+    assert written["items"].startswith("8 images")
     assert set(written["metrics"]) == {
         f"finetuned_on_scenes/{way}/{side}@{n}"
         for way in ("itc", "rerank_k4") for side in ("TR", "IR") for n in (1, 5, 10)

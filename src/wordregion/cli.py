@@ -38,7 +38,7 @@ usage: wordregion COMMAND ...
 
   demo               train a small ALBEF on built-in scenes, write a report (about 5 minutes on 2 cores)
   train RECIPE       train a recipe: a built-in name, or my_file.py:my_function
-  eval RUN           image-text retrieval with a trained run
+  eval RUN           measure a trained run on its task
   data check SOURCE  read a data set, count what is in it, list what is broken
   bench [NAME]       the benchmarks of a checkout
 
@@ -115,7 +115,7 @@ class RunFlags:
 
 @dataclass(frozen=True)
 class EvalFlags:
-    """Image-text retrieval with a trained run: recall both ways, by the contrast alone and re-ranked.
+    """Measures a trained run on its own task: retrieval, entailment, questions ..., as its recipe says.
 
     Rebuilds the recipe from RUN/recipe.json and loads RUN/model.safetensors, or else the last checkpoint. Prints a
     table and writes the metrics as JSON.
@@ -127,8 +127,8 @@ class EvalFlags:
     """data set to evaluate on, as in `wordregion data check` (default: the recipe's own)"""
     images: Path | None = None
     """folder or tar of the images of --data, if they are not beside it"""
-    k: int = 128
-    """candidates a query that the fusion encoder re-ranks"""
+    k: int | None = None
+    """candidates that the fusion encoder re-ranks, for a query of retrieval or a question (default: the recipe's)"""
     protocol: str = "raw"
     """first part of every metric's name: raw, or what the model was fine-tuned on"""
     batch: int = 32
@@ -245,7 +245,7 @@ def _eval(args: list[str]) -> int:
     flags = _parse(EvalFlags, "wordregion eval", args)
     if flags is None:
         return 0
-    if flags.k < 0 or flags.batch < 1 or flags.workers < 0:
+    if (flags.k or 0) < 0 or flags.batch < 1 or flags.workers < 0:
         raise UsageError(
             f"eval: k={flags.k}, batch={flags.batch}, workers={flags.workers}: k >= 0, batch >= 1 and "
             "workers >= 0 must hold."
@@ -269,20 +269,21 @@ def _eval(args: list[str]) -> int:
     else:
         dataset = opened()
     model, weights = load_student(recipe, flags.run, device)
-    from wordregion.evaluate.retrieval import evaluate_retrieval
-
-    found = evaluate_retrieval(
+    more = {} if flags.k is None else {"k": flags.k}
+    if more and "k" not in inspect.signature(recipe.evaluation).parameters:
+        raise UsageError(f"eval: the evaluation of recipe {spec} re-ranks nothing. Leave out --k.")
+    found = recipe.evaluation(
         model,
         dataset,
-        recipe.data.collator().tokenizer,
+        recipe.data.collator(),
         transform,
-        k=flags.k,
         batch=flags.batch,
         protocol=flags.protocol,
         workers=flags.workers,
         device=device,
+        **more,
     )
-    print(f"{recipe.name} ({weights}) on {len(found.image_ids):,} images and {len(found.captions):,} captions")
+    print(f"{recipe.name} ({weights}) on {found.items}")
     print_metrics(found.metrics)
     out = flags.out or flags.run / "eval.json"
     write_json(
@@ -291,8 +292,7 @@ def _eval(args: list[str]) -> int:
             "run": str(flags.run),
             "weights": weights,
             "data": flags.data or dataset.name,
-            "images": len(found.image_ids),
-            "captions": len(found.captions),
+            "items": found.items,
             "metrics": found.metrics,
         },
     )
@@ -423,7 +423,7 @@ def override(recipe: "Recipe", flags: Any) -> "Recipe":
 
 
 def print_metrics(metrics: Mapping[str, float]) -> None:
-    """A table of recall in percent: a row for each way of scoring."""
+    """A table in percent: a row for each way of scoring."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -433,7 +433,7 @@ def print_metrics(metrics: Mapping[str, float]) -> None:
         way, _, measure = name.rpartition("/")
         rows.setdefault(way, {})[measure] = value
     measures = list(dict.fromkeys(name.rpartition("/")[2] for name in metrics))
-    table = Table("recall in %", box=box.SIMPLE)
+    table = Table("in %", box=box.SIMPLE)
     for measure in measures:
         table.add_column(measure, justify="right")
     for way, values in rows.items():

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_model
+from torch import nn
 
 from wordregion.engine import checkpoint, optim
 from wordregion.errors import CheckpointError
-from wordregion.models.fusion import FusionModel
 from wordregion.recipes.recipe import Recipe
 
 
@@ -35,7 +35,7 @@ def read_record(run: Path) -> dict[str, Any]:
     return record
 
 
-def load_student(recipe: Recipe, run: Path, device: torch.device | str = "cpu") -> tuple[FusionModel, str]:
+def load_student(recipe: Recipe, run: Path, device: torch.device | str = "cpu") -> tuple[nn.Module, str]:
     """The recipe's model with the weights of a run, in evaluation mode, and the name of what was loaded.
 
     Takes ``model.safetensors`` if the run is finished, or else the last checkpoint.
@@ -44,7 +44,6 @@ def load_student(recipe: Recipe, run: Path, device: torch.device | str = "cpu") 
         CheckpointError: if there are no weights, or they are damaged or of another model.
     """
     model = recipe.model()
-    assert isinstance(model, FusionModel)
     weights = run / "model.safetensors"
     if weights.is_file():
         _load(lambda: load_model(model, str(weights)), weights)

@@ -47,6 +47,9 @@ def tokenizer(texts):
     return SimpleNamespace(ids=ids, mask=ids > 0)
 
 
+collator = SimpleNamespace(tokenizer=tokenizer)
+
+
 def unchanged(sample, rng):
     return sample
 
@@ -64,7 +67,7 @@ def tiny_model():
 
 def run(**settings):
     return evaluate_retrieval(
-        tiny_model(), Noise(), tokenizer, unchanged, **{"k": 3, "batch": 2, "progress": False, **settings}
+        tiny_model(), Noise(), collator, unchanged, **{"k": 3, "batch": 2, "progress": False, **settings}
     )
 
 
@@ -138,7 +141,7 @@ def test_bounded_memory_changes_nothing(monkeypatch):
 
 def test_mode_is_restored_and_dropout_is_off():
     model = tiny_model().train()
-    first, second = (evaluate_retrieval(model, Noise(), tokenizer, unchanged, k=2, progress=False) for _ in range(2))
+    first, second = (evaluate_retrieval(model, Noise(), collator, unchanged, k=2, progress=False) for _ in range(2))
     assert model.training
     assert first == second
 
@@ -152,17 +155,17 @@ def test_bad_arguments_and_records():
         with pytest.raises(UsageError, match=words):
             run(**settings)
     with pytest.raises(UsageError, match="no samples"):
-        evaluate_retrieval(tiny_model(), Noise(0), tokenizer, unchanged, k=1)
+        evaluate_retrieval(tiny_model(), Noise(0), collator, unchanged, k=1)
 
     def broken(sample, rng):
         raise DataError(sample.id, "image", "cannot be read", "Remove it.")
 
     with pytest.raises(DataError, match="cannot be read"):
-        evaluate_retrieval(tiny_model(), Noise(), tokenizer, broken, k=1, progress=False)
+        evaluate_retrieval(tiny_model(), Noise(), collator, broken, k=1, progress=False)
     sick = tiny_model()
     torch.nn.init.constant_(sick.text_proj.weight, float("nan"))
     with pytest.raises(UsageError, match="not finite"):
-        evaluate_retrieval(sick, Noise(), tokenizer, unchanged, k=1, progress=False)
+        evaluate_retrieval(sick, Noise(), collator, unchanged, k=1, progress=False)
 
 
 def _process(rank, world, folder):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,6 +13,24 @@ from wordregion.errors import DataError, UsageError
 from wordregion.schema import Batch, Box, Sample
 
 Item = tuple[int, Sample, np.random.Generator]
+
+
+@runtime_checkable
+class Collates(Protocol):
+    """Turns samples into a batch: `Collator` for captions and groundings, `SentenceCollator` for one sentence each."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Of the texts."""
+        ...
+
+    def check(self, sample: Sample, where: str) -> None:
+        """Raises DataError if a sample, before its transform, lacks what the batch needs."""
+        ...
+
+    def __call__(self, items: Sequence[Item], skipped: Sequence[str] = ()) -> Batch:
+        """Collates (index in the data set, transformed sample, its generator)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -34,6 +52,10 @@ class Collator:
     def __post_init__(self) -> None:
         if self.texts_per_image is not None and self.texts_per_image < 1:
             raise UsageError(f"texts_per_image={self.texts_per_image}: must be at least 1. Correct the recipe.")
+
+    def check(self, sample: Sample, where: str) -> None:
+        """Raises DataError if a sample has no caption of the whole image."""
+        different_captions(sample, where)
 
     def __call__(self, items: Sequence[Item], skipped: Sequence[str] = ()) -> Batch:
         """Collates (index in the data set, transformed sample, its generator); the generators draw texts and masks."""
@@ -90,7 +112,7 @@ class Collator:
             grounding_tokens=torch.stack(grounding_tokens) if grounding_tokens else torch.zeros(0, length).bool(),
             box=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
             box_grounding=torch.tensor(box_grounding, dtype=torch.long),
-            target=_targets([sample for _, sample, _ in items]),
+            target=targets([sample for _, sample, _ in items]),
             skipped=tuple(skipped),
         )
 
@@ -105,7 +127,7 @@ def different_captions(sample: Sample, where: str) -> list[int]:
     return list(first.values())
 
 
-def _targets(samples: Sequence[Sample]) -> dict[str, Any]:
+def targets(samples: Sequence[Sample]) -> dict[str, Any]:
     """Labels by name, one entry a sample (None where it has none): a tensor if all are numbers, else a list."""
     columns = {name: [s.target.get(name) for s in samples] for name in sorted({n for s in samples for n in s.target})}
     return {

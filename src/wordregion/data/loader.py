@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from wordregion.data.check import verify
-from wordregion.data.collate import Collator, Item, different_captions
+from wordregion.data.collate import Collates, Item
 from wordregion.data.mix import Mix
 from wordregion.data.sampler import Draw, Shuffled, Stream
 from wordregion.data.transforms import EvalTransform, TrainTransform
@@ -23,7 +23,7 @@ ATTEMPTS = 20
 class _MicroBatches(TorchDataset):
     """Item = one micro-batch; runs in the loader's workers."""
 
-    def __init__(self, dataset: Dataset, transform: TrainTransform | EvalTransform, collator: Collator, seed: int):
+    def __init__(self, dataset: Dataset, transform: TrainTransform | EvalTransform, collator: Collates, seed: int):
         self.dataset, self.transform, self.collator, self.seed = dataset, transform, collator, seed
 
     def __getitem__(self, draws: Sequence[Draw]) -> Batch | WordregionError:
@@ -52,10 +52,10 @@ class _MicroBatches(TorchDataset):
         )
 
     def _sample(self, index: int, rng: np.random.Generator) -> Sample:
-        """A transformed record. Raises DataError if it breaks the schema or has no caption."""
+        """A transformed record. Raises DataError if it breaks the schema or lacks what the collator needs."""
         where, sample = self.dataset.where(index), self.dataset[index]
         verify(sample, where)
-        different_captions(sample, where)
+        self.collator.check(sample, where)
         return self.transform(sample, rng)
 
 
@@ -96,7 +96,7 @@ class StepLoader:
         self,
         dataset: Dataset,
         transform: TrainTransform | EvalTransform,
-        collator: Collator,
+        collator: Collates,
         *,
         batch: int,
         seed: int,
@@ -139,7 +139,7 @@ class StepLoader:
 def eval_batches(
     dataset: Dataset,
     transform: EvalTransform | TrainTransform,
-    collator: Collator,
+    collator: Collates,
     batch: int,
     rank: int = 0,
     world: int = 1,

@@ -61,6 +61,7 @@ def run_demo(flags: DemoFlags) -> int:
         return 130
     minutes = (time.monotonic() - began) / 60
     model, _ = load_student(recipe, flags.out, flags.device or "cpu")
+    assert isinstance(model, FusionModel)
     facts = examine(recipe, model, flags, minutes)
     report = write_report(facts, flags.out / "report.html")
     for name, value in facts.retrieval.metrics.items():
@@ -107,7 +108,9 @@ def examine(recipe: Recipe, model: FusionModel, flags: DemoFlags, minutes: float
     assert transform is not None
     tokenizer = recipe.data.collator().tokenizer
     scenes = Scenes("val", flags.held_out, image_size=model.image_size, captions=1)
-    retrieval = evaluate_retrieval(model, scenes, tokenizer, transform, k=min(64, flags.held_out), device=flags.device)
+    retrieval = evaluate_retrieval(
+        model, scenes, recipe.data.collator(), transform, k=min(64, flags.held_out), device=flags.device
+    )
     shown = Scenes("val", flags.held_out, image_size=160, captions=1)  # the same scenes, sharper
     return Facts(
         recipe=recipe,

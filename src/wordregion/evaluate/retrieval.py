@@ -28,6 +28,7 @@ from torch import distributed as dist
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as MapStyle
 
+from wordregion.data.collate import Collates
 from wordregion.distributed import comm
 from wordregion.errors import UsageError
 from wordregion.evaluate.ranking import dense, look_up, pairs_to_score, recall_at, reorder, top_candidates
@@ -79,6 +80,11 @@ class Retrieval:
     rankings: dict[str, Ranking]
     pairs: int
 
+    @property
+    def items(self) -> str:
+        """What was ranked."""
+        return f"{len(self.image_ids):,} images and {len(self.captions):,} captions"
+
     def to_json(self) -> str:
         """Everything as one JSON object."""
         return json.dumps(asdict(self))
@@ -88,10 +94,10 @@ class Retrieval:
 def evaluate_retrieval(
     model: FusionModel,
     dataset: Dataset,
-    tokenizer: Callable[[list[str]], Any],
+    collator: Collates,
     transform: Callable[[Sample, np.random.Generator], Sample],
     *,
-    k: int,
+    k: int = 128,
     batch: int = 32,
     protocol: str = "raw",
     workers: int = 0,
@@ -107,7 +113,7 @@ def evaluate_retrieval(
     Args:
         model: in any mode; evaluated without dropout, its mode is restored.
         dataset: read once (twice where the image tokens exceed `KEPT_BYTES`).
-        tokenizer: texts -> an object with ``ids`` (T, L) and ``mask`` (T, L).
+        collator: gives the tokenizer of the captions.
         transform: makes ``images[0]`` a normalised tensor (3, H, W) of the model's size.
         k: candidates re-ranked for each query; 0 = ITC only.
         batch: images encoded at once.
@@ -135,7 +141,7 @@ def evaluate_retrieval(
         with _bars(progress and comm.main_process()) as bar:
             images = _Images(model, dataset, transform, batch, workers, device, keep=k > 0)
             image_IE = images.features(bar)
-            ids_TL, mask_TL = _tokens(tokenizer, images.captions, dataset.name)
+            ids_TL, mask_TL = _tokens(collator.tokenizer, images.captions, dataset.name)
             hidden_TLD, text_TE = encode_texts(model, ids_TL, mask_TL, 4 * batch, device, bar)
             if not (image_IE.isfinite().all() and text_TE.isfinite().all()):
                 raise UsageError(

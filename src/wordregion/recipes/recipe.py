@@ -9,10 +9,11 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import nn
 
-from wordregion.data.collate import Collator
+from wordregion.data.collate import Collates
 from wordregion.data.transforms import EvalTransform, TrainTransform
 from wordregion.engine.run import Run
 from wordregion.errors import UsageError
+from wordregion.evaluate.retrieval import evaluate_retrieval
 from wordregion.schema import Dataset
 
 
@@ -88,7 +89,7 @@ class Data:
 
     train: Callable[[], Dataset]
     transform: TrainTransform | EvalTransform
-    collator: Callable[[], Collator]
+    collator: Callable[[], Collates]
     evaluate: Callable[[], Dataset] | None = None
     eval_transform: EvalTransform | None = None
 
@@ -102,6 +103,26 @@ class TaskSettings(Protocol):
         ...
 
 
+@runtime_checkable
+class Measured(Protocol):
+    """What an evaluation returns."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Percent by ``protocol/way of scoring/measure``."""
+        ...
+
+    @property
+    def items(self) -> str:
+        """On how much, for people: ``"247 images and 1,235 captions"``."""
+        ...
+
+
+Evaluation = Callable[..., Measured]
+"""A function of `evaluate`: ``(model, dataset, collator, transform, *, batch, protocol, workers, device, progress)``,
+perhaps with further arguments fixed by `functools.partial`."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A whole training run.
@@ -113,6 +134,7 @@ class Recipe:
         data: from what.
         optim: with which optimiser.
         run: and how.
+        evaluation: how a trained model is measured on ``data.evaluate``.
         source: the recipe function, ``"name"`` or ``"file.py:function"``; set by the command line.
         arguments: with which it was called; set by the command line.
     """
@@ -123,6 +145,7 @@ class Recipe:
     data: Data
     optim: AdamW
     run: Run
+    evaluation: Evaluation = evaluate_retrieval
     source: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
