@@ -15,6 +15,24 @@ class MatchHead(nn.Linear):
         nn.init.zeros_(self.bias)
 
 
+class ClassHead(nn.Module):
+    """A class of the pair: (P, D) -> (P, classes) logits (ALBEF's head for entailment and NLVR2).
+
+    Args:
+        width: D.
+        classes: number of classes.
+    """
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(width, width)
+        self.out = nn.Linear(width, classes)
+
+    def forward(self, cls_PD: Float[Tensor, "P D"]) -> Float[Tensor, "P C"]:
+        """Linear, ReLU, linear."""
+        return self.out(F.relu(self.hidden(cls_PD)))
+
+
 class MaskHead(nn.Module):
     """BERT's masked-word head: dense, GELU, LayerNorm, then the word embeddings as decoder.
 
