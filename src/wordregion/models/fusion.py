@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from wordregion.nn.fusion import Fused, FusionEncoder
 from wordregion.nn.heads import temperature
+from wordregion.nn.pair_fusion import PairFusion
 from wordregion.nn.text import TextEncoder
 from wordregion.nn.vision import TimmVision
 
@@ -21,7 +22,7 @@ class FusionModel(nn.Module):
     Args:
         vision: image encoder, injected.
         text: text encoder, injected.
-        fusion: fusion encoder, injected.
+        fusion: fusion encoder for one image or two a text, injected.
         embed: E, the width in which images and texts are compared (256 as published).
         heads: outputs on the fused states by name, for example ``match`` and ``mask``.
         start_temperature: initial softmax temperature of the contrast (0.07 as published).
@@ -31,7 +32,7 @@ class FusionModel(nn.Module):
         self,
         vision: TimmVision,
         text: TextEncoder,
-        fusion: FusionEncoder,
+        fusion: FusionEncoder | PairFusion,
         heads: Mapping[str, nn.Module],
         embed: int = 256,
         start_temperature: float = 0.07,
@@ -71,10 +72,10 @@ class FusionModel(nn.Module):
         text_PLD: Float[Tensor, "P L D"],
         mask_PL: Bool[Tensor, "P L"],
         image_INV: Float[Tensor, "I N V"],
-        image_index_P: Int[Tensor, "P"] | None = None,
+        image_index_P: Int[Tensor, "P *two"] | None = None,
         attention_layer: int | None = None,
     ) -> Fused:
-        """Fused states of P pairs; see `FusionEncoder.forward`."""
+        """Fused states of P pairs; see `FusionEncoder.forward`, or `PairFusion.forward` for two images a text."""
         return self.fusion(text_PLD, mask_PL, image_INV, image_index_P, attention_layer)
 
     def blocks(self) -> list[nn.Module]:

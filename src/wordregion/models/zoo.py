@@ -3,9 +3,12 @@
 from pathlib import Path
 from typing import Literal
 
+from torch import nn
+
 from wordregion.models.fusion import FusionModel
 from wordregion.nn.fusion import FusionEncoder
-from wordregion.nn.heads import MaskHead, MatchHead
+from wordregion.nn.heads import ClassHead, MaskHead, MatchHead
+from wordregion.nn.pair_fusion import PairFusion
 from wordregion.nn.text import TextEncoder, bert_config, split_bert
 from wordregion.nn.vision import TimmVision
 
@@ -106,6 +109,40 @@ def albef_cnn(
     )
     fusion.seed_from_bert(upper)
     return _with_heads(image, encoder, fusion, embed)
+
+
+def albef_nlvr_base(
+    image_size: int = 384,
+    head: Literal["nlvr", "assign"] = "nlvr",
+    vision_weights: bool | str | Path = True,
+    text_weights: bool = True,
+    text: str | Path = "bert-base-uncased",
+) -> FusionModel:
+    """ALBEF for two images as published: `albef_base` with 12 fusion layers for its 6.
+
+    Args:
+        image_size: pixels; 384 for fine-tuning, 256 for text-assignment pre-training.
+        head: see `for_two_images`.
+        vision_weights: see `albef_base`.
+        text_weights: see `albef_base`.
+        text: see `albef_base`.
+    """
+    return for_two_images(albef_base(image_size, vision_weights, text_weights, text), head)
+
+
+def for_two_images(model: FusionModel, head: Literal["nlvr", "assign"]) -> FusionModel:
+    """Turns a model of one image, new or trained, into one of two: each fusion block becomes a `PairBlock`.
+
+    Args:
+        model: changed in place; it keeps its encoders and projections, and loses its heads.
+        head: ``"nlvr"`` (is the text true of the two images? 2 classes) or ``"assign"`` (text-assignment pre-training:
+            the text belongs to the first image, the second, or neither).
+    """
+    assert isinstance(model.fusion, FusionEncoder)
+    width = model.text.width
+    model.fusion = PairFusion(model.fusion)
+    model.heads = nn.ModuleDict({head: ClassHead(width, 2) if head == "nlvr" else nn.Linear(width, 3)})
+    return model
 
 
 def _with_heads(vision: TimmVision, text: TextEncoder, fusion: FusionEncoder, embed: int = 256) -> FusionModel:
