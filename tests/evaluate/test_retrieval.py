@@ -158,6 +158,10 @@ def test_mode_is_restored_and_dropout_is_off():
     assert first == second
 
 
+def test_reading_processes_change_nothing():
+    assert run(workers=2) == run()
+
+
 def test_bad_arguments_and_records():
     for settings, words in (
         ({"protocol": "zero-shot"}, "finetuned_on_X"),
@@ -172,8 +176,9 @@ def test_bad_arguments_and_records():
     def broken(sample, rng):
         raise DataError(sample.id, "image", "cannot be read", "Remove it.")
 
-    with pytest.raises(DataError, match="cannot be read"):
-        evaluate_retrieval(tiny_model(), Noise(), collator, broken, k=1, progress=False)
+    for workers in (0, 2):
+        with pytest.raises(DataError, match="cannot be read"):
+            evaluate_retrieval(tiny_model(), Noise(), collator, broken, k=1, workers=workers, progress=False)
     sick = tiny_model()
     torch.nn.init.constant_(sick.text_proj.weight, float("nan"))
     with pytest.raises(UsageError, match="not finite"):

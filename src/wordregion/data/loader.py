@@ -1,7 +1,7 @@
 """Batches by step: the same for any number of workers, and after a resume at any step."""
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,17 +13,17 @@ from wordregion.data.check import verify
 from wordregion.data.collate import Collates, Item
 from wordregion.data.mix import Mix
 from wordregion.data.sampler import Draw, Shuffled, Stream
-from wordregion.data.transforms import EvalTransform, TrainTransform
 from wordregion.errors import DataError, UsageError, WordregionError
 from wordregion.schema import Batch, Dataset, Sample
 
 ATTEMPTS = 20
+Transform = Callable[[Sample, np.random.Generator], Sample]
 
 
 class _MicroBatches(TorchDataset):
     """Item = one micro-batch; runs in the loader's workers."""
 
-    def __init__(self, dataset: Dataset, transform: TrainTransform | EvalTransform, collator: Collates, seed: int):
+    def __init__(self, dataset: Dataset, transform: Transform, collator: Collates, seed: int):
         self.dataset, self.transform, self.collator, self.seed = dataset, transform, collator, seed
 
     def __getitem__(self, draws: Sequence[Draw]) -> Batch | WordregionError:
@@ -95,7 +95,7 @@ class StepLoader:
     def __init__(
         self,
         dataset: Dataset,
-        transform: TrainTransform | EvalTransform,
+        transform: Transform,
         collator: Collates,
         *,
         batch: int,
@@ -138,7 +138,7 @@ class StepLoader:
 
 def eval_batches(
     dataset: Dataset,
-    transform: EvalTransform | TrainTransform,
+    transform: Transform,
     collator: Collates,
     batch: int,
     rank: int = 0,
@@ -165,8 +165,27 @@ def eval_batches(
     """
     if batch < 1:
         raise UsageError(f"batch={batch}: must be at least 1.")
-    draws = [[(0, i) for i in range(b, min(b + batch, len(dataset)))] for b in range(0, len(dataset), batch)]
-    iterator = iter(torch_loader(_InOrder(dataset, transform, collator, 0), draws[rank::world], workers))
+    chunks = [range(b, min(b + batch, len(dataset))) for b in range(0, len(dataset), batch)]
+    return batches_of(chunks[rank::world], dataset, transform, collator, workers)
+
+
+def batches_of(
+    chunks: Sequence[Sequence[int]], dataset: Dataset, transform: Transform, collator: Collates, workers: int = 0
+) -> Iterator[Batch]:
+    """The batches of these records.
+
+    Args:
+        chunks: indices of the records of each batch.
+        dataset: source of samples.
+        transform: image, boxes and text together.
+        collator: samples to a batch; its draws depend on the record's index alone.
+        workers: loader processes; 0 = in this process.
+
+    Raises:
+        DataError: for a broken record.
+    """
+    draws = [[(0, index) for index in chunk] for chunk in chunks]
+    iterator = iter(torch_loader(_InOrder(dataset, transform, collator, 0), draws, workers))
     try:
         for item in iterator:
             yield _batch_of(item)

@@ -10,30 +10,24 @@ K length of a top list.
 """
 
 import json
-import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
 from torch import Tensor
 from torch import distributed as dist
-from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as MapStyle
 
-from wordregion.data.collate import Collates
+from wordregion.data.collate import Collates, Item
+from wordregion.data.loader import Transform, batches_of
 from wordregion.distributed import comm
 from wordregion.errors import UsageError
+from wordregion.evaluate.common import Bar, check_request, evaluating, progress_bars, share
 from wordregion.evaluate.ranking import dense, look_up, pairs_to_score, recall_at, reorder, top_candidates
 from wordregion.models.fusion import FusionModel
-from wordregion.schema import Dataset, Sample
+from wordregion.schema import Batch, Dataset, Sample
 
 DEPTHS = (1, 5, 10)
 KEPT_BYTES = 4 << 30
@@ -95,7 +89,7 @@ def evaluate_retrieval(
     model: FusionModel,
     dataset: Dataset,
     collator: Collates,
-    transform: Callable[[Sample, np.random.Generator], Sample],
+    transform: Transform,
     *,
     k: int = 128,
     batch: int = 32,
@@ -126,50 +120,35 @@ def evaluate_retrieval(
         UsageError: for a bad protocol, k or an empty data set, or features that are not finite.
         DataError: for a broken record: an evaluation that skips records isn't comparable.
     """
-    if not re.fullmatch(r"raw|finetuned_on_[\w.+-]+", protocol):
-        raise UsageError(
-            f"protocol {protocol!r}: write 'raw' or 'finetuned_on_X', it becomes part of the result's name."
-        )
-    if k < 0 or batch < 1:
-        raise UsageError(f"k = {k}, batch = {batch}: k must be >= 0 (0 = no re-ranking) and batch >= 1.")
-    if len(dataset) == 0:
-        raise UsageError(f"{dataset.name}: no samples to evaluate on. Check the split.")
-    device = torch.device(device) if device is not None else next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    try:
-        with _bars(progress and comm.main_process()) as bar:
-            images = _Images(model, dataset, transform, batch, workers, device, keep=k > 0)
-            image_IE = images.features(bar)
-            ids_TL, mask_TL = _tokens(collator.tokenizer, images.captions, dataset.name)
-            hidden_TLD, text_TE = encode_texts(model, ids_TL, mask_TL, 4 * batch, device, bar)
-            if not (image_IE.isfinite().all() and text_TE.isfinite().all()):
-                raise UsageError(
-                    "the model's features are not finite: its weights are damaged or the training diverged."
-                )
-            depth = max(k, DEPTHS[-1])
-            texts_IK, text_score_IK = top_candidates(image_IE, text_TE, depth)
-            images_TK, image_score_TK = top_candidates(text_TE, image_IE, depth)
-            lists = {"itc": (texts_IK, text_score_IK, images_TK, image_score_TK)}
-            pairs = 0
-            if k:
-                i2t_Ik, t2i_Tk = texts_IK[:, :k], images_TK[:, :k]
-                image_P, text_P = pairs_to_score(i2t_Ik, t2i_Tk)
-                pairs = len(image_P)
-                score_P = torch.zeros(pairs)
-                with bar("re-ranking", int((torch.isin(image_P, images.own)).sum())) as advance:
-                    for first, image_INV in images.tokens():
-                        mine = slice(
-                            *torch.searchsorted(image_P, torch.tensor([first, first + len(image_INV)])).tolist()
-                        )
-                        score_P[mine] = score_pairs(
-                            model, image_INV, hidden_TLD, mask_TL, image_P[mine] - first, text_P[mine], advance
-                        )
-                score_P = _share(score_P, device)
-                i2t, t2i = _both_ways(image_P, text_P, score_P, i2t_Ik, t2i_Tk)
-                lists[f"rerank_k{k}"] = (*reorder(texts_IK, i2t), *reorder(images_TK, t2i))
-    finally:
-        model.train(was_training)
+    check_request(protocol, dataset, batch)
+    if k < 0:
+        raise UsageError(f"k = {k}: k must be >= 0 (0 = no re-ranking).")
+    with evaluating(model, device) as device, progress_bars(progress and comm.main_process()) as bar:
+        images = _Images(model, dataset, transform, collator.tokenizer, batch, workers, device, keep=k > 0)
+        image_IE = images.features(bar)
+        ids_TL, mask_TL = _tokens(collator.tokenizer, images.captions, dataset.name)
+        hidden_TLD, text_TE = encode_texts(model, ids_TL, mask_TL, 4 * batch, device, bar)
+        if not (image_IE.isfinite().all() and text_TE.isfinite().all()):
+            raise UsageError("the model's features are not finite: its weights are damaged or the training diverged.")
+        depth = max(k, DEPTHS[-1])
+        texts_IK, text_score_IK = top_candidates(image_IE, text_TE, depth)
+        images_TK, image_score_TK = top_candidates(text_TE, image_IE, depth)
+        lists = {"itc": (texts_IK, text_score_IK, images_TK, image_score_TK)}
+        pairs = 0
+        if k:
+            i2t_Ik, t2i_Tk = texts_IK[:, :k], images_TK[:, :k]
+            image_P, text_P = pairs_to_score(i2t_Ik, t2i_Tk)
+            pairs = len(image_P)
+            score_P = torch.zeros(pairs)
+            with bar("re-ranking", int((torch.isin(image_P, images.own)).sum())) as advance:
+                for first, image_INV in images.tokens():
+                    mine = slice(*torch.searchsorted(image_P, torch.tensor([first, first + len(image_INV)])).tolist())
+                    score_P[mine] = score_pairs(
+                        model, image_INV, hidden_TLD, mask_TL, image_P[mine] - first, text_P[mine], advance
+                    )
+            score_P = share(score_P, device)
+            i2t, t2i = _both_ways(image_P, text_P, score_P, i2t_Ik, t2i_Tk)
+            lists[f"rerank_k{k}"] = (*reorder(texts_IK, i2t), *reorder(images_TK, t2i))
     own_I, image_of_T = torch.arange(len(images.ids)), torch.tensor(images.caption_image)
     metrics: dict[str, float] = {}
     for name, (texts, _, found, _) in lists.items():
@@ -252,7 +231,7 @@ def encode_texts(
     mask_TL: Bool[Tensor, "T L"],
     chunk: int,
     device: torch.device,
-    bar: "Bar",
+    bar: Bar,
 ) -> tuple[Float[Tensor, "T L D"], Float[Tensor, "T E"]]:
     """Text half and projection of every text, by chunks of similar length, dealt out over the processes.
 
@@ -274,8 +253,8 @@ def encode_texts(
             advance(len(rows))
     if comm.world_size() > 1:
         for rows in chunks:
-            hidden_TLD[rows] = _share(hidden_TLD[rows], device)
-        text_TE = _share(text_TE, device)
+            hidden_TLD[rows] = share(hidden_TLD[rows], device)
+        text_TE = share(text_TE, device)
     return hidden_TLD, text_TE
 
 
@@ -286,37 +265,36 @@ class _Images:
         self,
         model: FusionModel,
         dataset: Dataset,
-        transform: Callable[[Sample, np.random.Generator], Sample],
+        transform: Transform,
+        tokenizer: Any,
         batch: int,
         workers: int,
         device: torch.device,
         keep: bool,
     ) -> None:
-        self.model, self.dataset, self.device, self.workers, self.keep = model, dataset, device, workers, keep
-        self.prepared = _Prepared(dataset, transform)
+        self.model, self.dataset, self.device, self.keep = model, dataset, device, keep
+        self.source = (dataset, transform, _Pictures(tokenizer), workers)
         chunks = torch.arange(len(dataset)).split(batch)
         self.chunks = [chunk.tolist() for chunk in chunks[comm.rank() :: comm.world_size()]]
         self.own = torch.tensor([index for chunk in self.chunks for index in chunk], dtype=torch.long)
         self.kept: dict[int, Tensor] = {}
 
-    def features(self, bar: "Bar") -> Float[Tensor, "I E"]:
+    def features(self, bar: Bar) -> Float[Tensor, "I E"]:
         """First pass: unit features of all images, complete in every process; learns ids and captions on the way."""
         image_IE = torch.zeros(len(self.dataset), self.model.image_proj.out_features)
         known: dict[int, tuple[str, tuple[str, ...]]] = {}
         kept_bytes = 0
         with bar("images", len(self.own)) as advance:
-            for chunk, samples in zip(self.chunks, self._read(self.chunks), strict=True):
-                known |= {
-                    i: (s.id, tuple(s.texts[t] for t in _captions(s))) for i, s in zip(chunk, samples, strict=True)
-                }
-                tokens = self._encode(samples)
+            for chunk, found in zip(self.chunks, batches_of(self.chunks, *self.source), strict=True):
+                known |= dict(zip(chunk, zip(found.target["id"], found.target["captions"], strict=True), strict=True))
+                tokens = self._encode(found)
                 image_IE[chunk] = self.model.project_image(tokens).float().cpu()
                 kept_bytes += tokens.nbytes
                 if self.keep and kept_bytes <= KEPT_BYTES:
                     self.kept[chunk[0]] = tokens.cpu()
                 advance(len(chunk))
         if comm.world_size() > 1:
-            image_IE = _share(image_IE, self.device)
+            image_IE = share(image_IE, self.device)
             parts: list[Any] = [None] * comm.world_size()
             dist.all_gather_object(parts, known)
             known = {index: value for part in parts for index, value in part.items()}
@@ -327,32 +305,38 @@ class _Images:
 
     def tokens(self) -> Iterator[tuple[int, Float[Tensor, "I N V"]]]:
         """Second pass: the first index and the tokens of each chunk of this process."""
-        again = self._read([chunk for chunk in self.chunks if chunk[0] not in self.kept])
+        again = batches_of([chunk for chunk in self.chunks if chunk[0] not in self.kept], *self.source)
         for chunk in self.chunks:
             kept = self.kept.get(chunk[0])
             yield chunk[0], self._encode(next(again)) if kept is None else kept.to(self.device)
 
-    def _read(self, chunks: Sequence[list[int]]) -> Iterator[list[Sample]]:
-        return iter(DataLoader(self.prepared, batch_sampler=chunks, num_workers=self.workers, collate_fn=list))
-
-    def _encode(self, samples: list[Sample]) -> Float[Tensor, "I N V"]:
-        return self.model.encode_image(
-            torch.stack([torch.as_tensor(sample.images[0]) for sample in samples]).to(self.device)
-        )
+    def _encode(self, batch: Batch) -> Float[Tensor, "I N V"]:
+        return self.model.encode_image(batch.image.to(self.device))
 
 
 @dataclass(frozen=True)
-class _Prepared(MapStyle[Sample]):
-    """A data set with its transform, for reading processes."""
+class _Pictures:
+    """A collator of the first image of each sample; ids and captions as plain text. A sample without any is fine."""
 
-    dataset: Dataset
-    transform: Callable[[Sample, np.random.Generator], Sample]
+    tokenizer: Any
 
-    def __len__(self) -> int:
-        return len(self.dataset)
+    def check(self, sample: Sample, where: str) -> None:
+        """Nothing but the schema, which the loader checks."""
 
-    def __getitem__(self, index: int) -> Sample:
-        return self.transform(self.dataset[index], np.random.default_rng(0))
+    def __call__(self, items: Sequence[Item], skipped: Sequence[str] = ()) -> Batch:
+        samples = [sample for _, sample, _ in items]
+        return Batch(
+            image=torch.stack([torch.as_tensor(sample.images[0]) for sample in samples]),
+            image_key=torch.tensor([index for index, _, _ in items]),
+            token_ids=torch.zeros(0, 0, dtype=torch.long),
+            token_mask=torch.zeros(0, 0, dtype=torch.bool),
+            text_image=torch.zeros(0, dtype=torch.long),
+            target={
+                "id": [sample.id for sample in samples],
+                "captions": [tuple(sample.texts[text] for text in _captions(sample)) for sample in samples],
+            },
+            skipped=tuple(skipped),
+        )
 
 
 def _captions(sample: Sample) -> list[int]:
@@ -381,32 +365,5 @@ def _both_ways(
     return i2t, look_up(image_P, text_P, score_P, texts, images_Tk, own_T.expand_as(images_Tk))
 
 
-def _share(own: Tensor, device: torch.device) -> Tensor:
-    """Joins tensors of which each process filled its own rows and left the others zero; exact."""
-    return comm.all_reduce_sum(own.to(device)).cpu()
-
-
 def _plain(part: Tensor) -> tuple[tuple[Any, ...], ...]:
     return tuple(map(tuple, part.tolist()))
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text("" if task.speed is None else f"{task.speed:,.1f}/s")
-
-
-Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-
-
-@contextmanager
-def _bars(show: bool) -> Iterator[Bar]:
-    """A maker of progress bars: ``with bar(title, total) as advance: advance(n)``."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not show) as progress:
-
-        @contextmanager
-        def bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
-            task = progress.add_task(title, total=total)
-            yield lambda count: progress.advance(task, count)
-
-        yield bar
