@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tests.parity import albef_pretrain
+from tests.parity import albef_gradcam, albef_pretrain
 from tests.parity.golden import Golden, compare
 
-GROUPS = {"pretrain": albef_pretrain.arrays}
+GROUPS = {"pretrain": albef_pretrain.arrays, "gradcam": albef_gradcam.arrays}
 
 
 def main(folder: Path, only: str = "") -> int:
