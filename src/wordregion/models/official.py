@@ -8,11 +8,12 @@ import re
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor
 
 from wordregion.errors import CheckpointError
+from wordregion.models.report import resize_positions
+
+__all__ = ["albef_names", "from_albef", "resize_positions", "to_albef"]
 
 _FUSION_PARTS = {
     "attention.qkv": ("attention.self.query", "attention.self.key", "attention.self.value"),
@@ -108,20 +109,3 @@ def to_albef(tensors: Mapping[str, Tensor], momentum: bool = False) -> dict[str,
         for key, part in zip(theirs, parts, strict=True):
             result[key] = part.reshape(()) if key == "temp" else part
     return result
-
-
-def resize_positions(table: Float[Tensor, "1 old D"], tokens: int, prefix: int = 1) -> Float[Tensor, "1 new D"]:
-    """Position embeddings for another image size: bicubic over the grid, the first `prefix` rows kept.
-
-    Args:
-        table: prefix rows, then a square grid in row-major order.
-        tokens: grid tokens wanted, a square number.
-        prefix: rows that are not part of the grid ([CLS]).
-    """
-    head, grid = table[:, :prefix], table[:, prefix:]
-    old, new = round(grid.shape[1] ** 0.5), round(tokens**0.5)
-    if old == new:
-        return table
-    square = grid.reshape(1, old, old, -1).permute(0, 3, 1, 2)
-    square = F.interpolate(square, size=(new, new), mode="bicubic", align_corners=False)
-    return torch.cat([head, square.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)

@@ -55,6 +55,7 @@ class TimmVision(nn.Module):
         if isinstance(weights, (str, Path)):
             load_backbone(body, read_weights(weights), source=str(weights), ignore=("head.", "fc.", "classifier."))
         self.body = freeze_batch_norm_2d(body)
+        self.name, self.drop_path, self.settings = name, drop_path, settings or {}
         self.image_size = image_size
         self.prefix_tokens = int(getattr(body, "num_prefix_tokens", 0))
         self.channels_last = getattr(body, "output_fmt", "NCHW") == "NHWC" or name.startswith("swin")

@@ -1,0 +1,206 @@
+"""Models on disk: a folder with ``model.safetensors`` and ``model.json``, from which the model is built again.
+
+``model.json`` describes the structure, part by part, so that a folder needs nothing but itself.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import AutoConfig
+
+from wordregion.errors import CheckpointError
+from wordregion.models.fusion import FusionModel
+from wordregion.models.report import LoadReport, fill, tied_groups
+from wordregion.nn.fusion import FusionBlock, FusionEncoder
+from wordregion.nn.heads import MaskHead, MatchHead
+from wordregion.nn.text import TextEncoder
+from wordregion.nn.vision import TimmVision
+from wordregion.nn.weights import read_weights
+
+WEIGHTS, STRUCTURE = "model.safetensors", "model.json"
+
+
+@dataclass(frozen=True)
+class Part:
+    """How a part is described and built again.
+
+    Attributes:
+        describe: the part to the JSON values of its arguments.
+        build: (those values, the model's text encoder) to the part.
+    """
+
+    describe: Callable[[Any], dict[str, Any]]
+    build: Callable[[dict[str, Any], TextEncoder], nn.Module]
+
+
+def _fusion(encoder: FusionEncoder) -> dict[str, Any]:
+    block = encoder.layers[0]
+    assert isinstance(block, FusionBlock)
+    return {
+        "width": block.cross.out.in_features,
+        "image_width": block.cross.kv.in_features,
+        "layers": len(encoder.layers),
+        "heads": block.attention.heads,
+        "inner": block.feed_forward.up.out_features,
+        "eps": block.feed_forward.norm.eps,
+        "dropout": block.feed_forward.dropout,
+    }
+
+
+PARTS: dict[str, Part] = {
+    "FusionEncoder": Part(_fusion, lambda given, text: FusionEncoder(**given)),
+    "MatchHead": Part(lambda head: {"width": head.in_features}, lambda given, text: MatchHead(**given)),
+    "MaskHead": Part(lambda head: {"eps": head.norm.eps}, lambda given, text: MaskHead(text.word_embeddings, **given)),
+}
+"""Fusion encoders and heads by class name; a new head adds a row."""
+
+
+def save_model(model: FusionModel, folder: str | Path, state: dict[str, Tensor] | None = None) -> None:
+    """Writes ``model.safetensors`` (tied weights once) and ``model.json``.
+
+    Args:
+        model: built of parts that this module knows.
+        folder: made if it is not there.
+        state: the model's whole state dict, where the model itself is sharded.
+
+    Raises:
+        CheckpointError: if the model has a part that `PARTS` does not list.
+    """
+    folder = Path(folder)
+    structure = describe(model)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_weights(model, folder / WEIGHTS, state)
+    (folder / STRUCTURE).write_text(json.dumps(structure, indent=1) + "\n")
+
+
+def save_weights(model: nn.Module, path: Path, state: dict[str, Tensor] | None = None) -> None:
+    """Writes a model's tensors as safetensors, tied ones once; the file appears when it is complete."""
+    whole = model.state_dict() if state is None else state
+    draft = path.with_name(f"draft_{path.name}")
+    names = [group[0] for group, _ in tied_groups(model)]
+    save_file({name: whole[name].detach().cpu().contiguous() for name in names}, str(draft))
+    draft.rename(path)
+
+
+def load_model(source: str | Path) -> FusionModel:
+    """The model that `save_model` wrote, in evaluation mode.
+
+    Args:
+        source: a folder, or the name of a hub repository that holds one.
+
+    Raises:
+        CheckpointError: if there is no such folder or repository, or it is damaged or incomplete.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        folder = _from_hub(str(source))
+    structure = folder / STRUCTURE
+    try:
+        model = build(json.loads(structure.read_text()))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{folder}: has no {STRUCTURE}. Give a folder that save_model or train wrote.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise CheckpointError(f"{structure}: damaged ({type(error).__name__}: {reason}). Write it again.") from error
+    start_from(model, folder)
+    return model.eval()
+
+
+def start_from(
+    model: nn.Module,
+    path: str | Path,
+    new: tuple[str, ...] = (),
+    seed: Callable[[str], str] = lambda name: name,
+) -> LoadReport:
+    """Fills a model from a trained one, of other heads or another image size perhaps. Position embeddings are resized.
+
+    Args:
+        model: takes the values, in place.
+        path: a run's folder, or a weight file of ours (``.safetensors``, or ``.pth``, which is opened safely).
+        new: prefixes of the names that may keep their constructor value, for example ``("heads.",)``.
+        seed: our name to the name in the file that gives its value where the file lacks the name itself, for example
+            a decoder's layers from the fusion encoder's.
+
+    Returns:
+        what was loaded, renamed, resized, left new and ignored.
+
+    Raises:
+        CheckpointError: if the file is missing or damaged, lacks a parameter that is not under `new`, or has another
+            shape of it.
+    """
+    path = Path(path)
+    file = path / WEIGHTS if path.is_dir() else path
+    if path.is_dir() and not file.is_file():
+        raise CheckpointError(
+            f"{path}: has no {WEIGHTS}. Give the folder of a finished run, or finish it (--resume)."
+        )
+    state = read_weights(file)
+    names = {name: ((name,) if name in state else (seed(name),)) for name in model.state_dict()}
+    return fill(model, state, names, str(file), new)
+
+
+def describe(model: FusionModel) -> dict[str, Any]:
+    """The structure of a model as JSON values.
+
+    Raises:
+        CheckpointError: if the model has a part that `PARTS` does not list.
+    """
+    vision, text = model.vision, model.text
+    return {
+        "vision": {
+            "name": vision.name,
+            "image_size": vision.image_size,
+            "drop_path": vision.drop_path,
+            "settings": vision.settings,
+        },
+        "text": {"config": json.loads(text.body.config.to_json_string()), "pool": text.pool},
+        "fusion": _part(model.fusion),
+        "heads": {name: _part(head) for name, head in model.heads.items()},
+        "embed": model.image_proj.out_features,
+    }
+
+
+def build(structure: dict[str, Any]) -> FusionModel:
+    """A model of that structure with random values."""
+    given = dict(structure["text"]["config"])
+    given.pop("transformers_version", None)
+    text = TextEncoder(AutoConfig.for_model(given.pop("model_type"), **given), structure["text"]["pool"])
+    vision = TimmVision(**structure["vision"])
+    fusion, heads = structure["fusion"], structure["heads"]
+    return FusionModel(
+        vision=vision,
+        text=text,
+        fusion=_built(fusion, text),  # type: ignore[arg-type]
+        heads={name: _built(head, text) for name, head in heads.items()},
+        embed=structure["embed"],
+    )
+
+
+def _part(part: nn.Module) -> dict[str, Any]:
+    kind = type(part).__name__
+    if kind not in PARTS:
+        raise CheckpointError(
+            f"{kind}: models with this part can't be described. Add it to wordregion.models.store.PARTS."
+        )
+    return {"kind": kind, **PARTS[kind].describe(part)}
+
+
+def _built(described: dict[str, Any], text: TextEncoder) -> nn.Module:
+    given = dict(described)
+    return PARTS[given.pop("kind")].build(given, text)
+
+
+def _from_hub(name: str) -> Path:
+    try:
+        return Path(snapshot_download(name, allow_patterns=[WEIGHTS, STRUCTURE]))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise CheckpointError(
+            f"{name}: neither a folder nor a repository that the hub gives out ({type(error).__name__}). Correct it."
+        ) from error
