@@ -19,7 +19,8 @@ from wordregion.errors import CheckpointError
 from wordregion.models.fusion import FusionModel
 from wordregion.models.report import LoadReport, fill, tied_groups
 from wordregion.nn.fusion import FusionBlock, FusionEncoder
-from wordregion.nn.heads import MaskHead, MatchHead
+from wordregion.nn.heads import AssignHead, ClassHead, MaskHead, MatchHead
+from wordregion.nn.pair_fusion import PairFusion
 from wordregion.nn.text import TextEncoder
 from wordregion.nn.vision import TimmVision
 from wordregion.nn.weights import read_weights
@@ -40,8 +41,8 @@ class Part:
     build: Callable[[dict[str, Any], TextEncoder], nn.Module]
 
 
-def _fusion(encoder: FusionEncoder) -> dict[str, Any]:
-    block = encoder.layers[0]
+def _fusion(encoder: FusionEncoder | PairFusion) -> dict[str, Any]:
+    block = encoder.layers[0].first if isinstance(encoder, PairFusion) else encoder.layers[0]
     assert isinstance(block, FusionBlock)
     return {
         "width": block.cross.out.in_features,
@@ -56,6 +57,12 @@ def _fusion(encoder: FusionEncoder) -> dict[str, Any]:
 
 PARTS: dict[str, Part] = {
     "FusionEncoder": Part(_fusion, lambda given, text: FusionEncoder(**given)),
+    "PairFusion": Part(_fusion, lambda given, text: PairFusion(FusionEncoder(**given))),
+    "ClassHead": Part(
+        lambda head: {"width": head.out.in_features, "classes": head.out.out_features},
+        lambda given, text: ClassHead(**given),
+    ),
+    "AssignHead": Part(lambda head: {"width": head.in_features}, lambda given, text: AssignHead(**given)),
     "MatchHead": Part(lambda head: {"width": head.in_features}, lambda given, text: MatchHead(**given)),
     "MaskHead": Part(lambda head: {"eps": head.norm.eps}, lambda given, text: MaskHead(text.word_embeddings, **given)),
 }

@@ -7,7 +7,7 @@ from torch import nn
 
 from wordregion.models.fusion import FusionModel
 from wordregion.nn.fusion import FusionEncoder
-from wordregion.nn.heads import ClassHead, MaskHead, MatchHead
+from wordregion.nn.heads import AssignHead, ClassHead, MaskHead, MatchHead
 from wordregion.nn.pair_fusion import PairFusion
 from wordregion.nn.text import TextEncoder, bert_config, split_bert
 from wordregion.nn.vision import TimmVision
@@ -141,7 +141,7 @@ def for_two_images(model: FusionModel, head: Literal["nlvr", "assign"]) -> Fusio
     assert isinstance(model.fusion, FusionEncoder)
     width = model.text.width
     model.fusion = PairFusion(model.fusion)
-    model.heads = nn.ModuleDict({head: ClassHead(width, 2) if head == "nlvr" else nn.Linear(width, 3)})
+    model.heads = nn.ModuleDict({head: ClassHead(width, 2) if head == "nlvr" else AssignHead(width)})
     return model
 
 

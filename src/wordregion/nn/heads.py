@@ -15,6 +15,13 @@ class MatchHead(nn.Linear):
         nn.init.zeros_(self.bias)
 
 
+class AssignHead(nn.Linear):
+    """Which of two images does the text belong to? (P, D) -> (P, 3) logits: first, second, neither (ALBEF's code)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, 3)
+
+
 class ClassHead(nn.Module):
     """A class of the pair: (P, D) -> (P, classes) logits (ALBEF's head for entailment and NLVR2).
 

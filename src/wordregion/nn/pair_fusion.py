@@ -8,6 +8,7 @@ H heads.
 """
 
 import copy
+import re
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -83,3 +84,11 @@ class PairFusion(nn.Module):
             x, weights = layer(x, mask_PL, first_PNV, second_PNV, wanted)
             attention = attention if weights is None else weights
         return Fused(x, x[:, 0], attention)
+
+
+def one_image_name(name: str) -> str:
+    """The name that a parameter of a `PairFusion` has in the one-image encoder; other names are left as they are.
+
+    For starting from a trained model of one image: ``start_from(model, path, new=("heads.",), seed=one_image_name)``.
+    """
+    return re.sub(r"(fusion\.layers\.\d+)\.(first|second)\.", r"\1.", name)
