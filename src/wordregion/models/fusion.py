@@ -80,4 +80,5 @@ class FusionModel(nn.Module):
 
     def blocks(self) -> list[nn.Module]:
         """Units of sharding, compilation and activation checkpointing."""
-        return [*self.vision.blocks(), *self.text.blocks(), *self.fusion.layers]
+        decoders = (layer for head in self.heads.values() for layer in getattr(head, "layers", ()))
+        return [*self.vision.blocks(), *self.text.blocks(), *self.fusion.layers, *decoders]

@@ -1,12 +1,14 @@
 """Builders; the size is in the name."""
 
+import copy
 from pathlib import Path
 from typing import Literal
 
 from torch import nn
 
 from wordregion.models.fusion import FusionModel
-from wordregion.nn.fusion import FusionEncoder
+from wordregion.nn.decoder import AnswerDecoder
+from wordregion.nn.fusion import FusionBlock, FusionEncoder
 from wordregion.nn.heads import AssignHead, ClassHead, MaskHead, MatchHead
 from wordregion.nn.pair_fusion import PairFusion
 from wordregion.nn.text import TextEncoder, bert_config, split_bert
@@ -142,6 +144,50 @@ def for_two_images(model: FusionModel, head: Literal["nlvr", "assign"]) -> Fusio
     width = model.text.width
     model.fusion = PairFusion(model.fusion)
     model.heads = nn.ModuleDict({head: ClassHead(width, 2) if head == "nlvr" else AssignHead(width)})
+    return model
+
+
+def albef_vqa_base(
+    image_size: int = 384,
+    vision_weights: bool | str | Path = True,
+    text_weights: bool = True,
+    text: str | Path = "bert-base-uncased",
+) -> FusionModel:
+    """ALBEF for visual questions as published: `albef_base` with an answer decoder of 6 layers.
+
+    Args:
+        image_size: pixels; 384 for fine-tuning.
+        vision_weights: see `albef_base`.
+        text_weights: see `albef_base`.
+        text: see `albef_base`.
+    """
+    return for_questions(albef_base(image_size, vision_weights, text_weights, text))
+
+
+def for_questions(model: FusionModel, layers: int | None = None) -> FusionModel:
+    """Turns a model, new or trained, into one that answers questions: its heads give way to an answer decoder, which
+    starts with the weights of its embeddings, its last fusion blocks and its masked-word head, as published.
+
+    Args:
+        model: changed in place; it keeps its encoders and projections, and loses its heads.
+        layers: of the decoder; as many as fusion blocks if None.
+    """
+    assert isinstance(model.fusion, FusionEncoder)
+    fusion, words = model.fusion, dict(model.heads.items()).get("mask")
+    assert words is None or isinstance(words, MaskHead)
+    block = fusion.layers[0]
+    assert isinstance(block, FusionBlock)
+    decoder = AnswerDecoder(
+        copy.deepcopy(model.text.body.embeddings),
+        question_width=model.text.width,
+        layers=layers or len(fusion.layers),
+        heads=block.attention.heads,
+        inner=block.feed_forward.up.out_features,
+        eps=block.attention.norm.eps,
+        dropout=block.attention.dropout,
+    )
+    decoder.seed(model.text, fusion, words)
+    model.heads = nn.ModuleDict({"answer": decoder})
     return model
 
 

@@ -46,11 +46,26 @@ class SelfAttention(nn.Module):
 
     def forward(self, x_PLD: Float[Tensor, "P L D"], mask_PL: Bool[Tensor, "P L"]) -> Float[Tensor, "P L D"]:
         """States after attention among the real tokens."""
+        return self.attend(x_PLD, *self.project(x_PLD), mask_PL[:, None, None, :])
+
+    def project(self, x_PLD: Float[Tensor, "P L D"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each (P, H, L, K)."""
         P, L, D = x_PLD.shape
         q, k, v = self.qkv(x_PLD).view(P, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
+        return q, k, v
+
+    def attend(
+        self,
+        x_PLD: Float[Tensor, "P L D"],
+        q_PHLK: Float[Tensor, "P H L K"],
+        k_PHSK: Float[Tensor, "P H S K"],
+        v_PHSK: Float[Tensor, "P H S K"],
+        mask: Bool[Tensor, "P 1 #L S"],
+    ) -> Float[Tensor, "P L D"]:
+        """States after attention to S tokens; `mask` is True where a token may be looked at."""
         p = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask_PL[:, None, None, :], dropout_p=p)
-        y = F.dropout(self.out(y.transpose(1, 2).reshape(P, L, D)), p, self.training)
+        y = F.scaled_dot_product_attention(q_PHLK, k_PHSK, v_PHSK, attn_mask=mask, dropout_p=p)
+        y = F.dropout(self.out(y.transpose(1, 2).reshape(x_PLD.shape)), p, self.training)
         return self.norm(x_PLD + y)
 
 
@@ -73,35 +88,54 @@ class CrossAttention(nn.Module):
         want_attention: bool = False,
     ) -> tuple[Float[Tensor, "P L D"], Float[Tensor, "P H L N"] | None]:
         """States after looking at the image, and the attention weights if wanted."""
-        P, L, D = x_PLD.shape
+        return self.attend(x_PLD, self.keys_values(image_INV), image_index_P, want_attention=want_attention)
+
+    def keys_values(self, image_INV: Float[Tensor, "I N V"]) -> Float[Tensor, "I 2 H N K"]:
+        """Keys and values of what is looked at."""
         images, N, _ = image_INV.shape
-        H, K = self.heads, D // self.heads
-        kv = self.kv(image_INV).view(images, N, 2, H, K).permute(0, 2, 3, 1, 4)
+        return self.kv(image_INV).view(images, N, 2, self.heads, -1).permute(0, 2, 3, 1, 4)
+
+    def attend(
+        self,
+        x_PLD: Float[Tensor, "P L D"],
+        kv: Float[Tensor, "I 2 H N K"],
+        image_index_P: Int[Tensor, "P"] | None,
+        mask_IN: Bool[Tensor, "I N"] | None = None,
+        want_attention: bool = False,
+    ) -> tuple[Float[Tensor, "P L D"], Float[Tensor, "P H L N"] | None]:
+        """As `forward`, with keys and values made before; `mask_IN` is True where one may look (None: everywhere)."""
+        P, L, D = x_PLD.shape
+        images, H, K = len(kv), self.heads, D // self.heads
         p = self.dropout if self.training else 0.0
         q = self.q(x_PLD)
+        mask = None if mask_IN is None else mask_IN[:, None, None, :]
         attention = None
         if image_index_P is None and not want_attention:
             # Every image has the same number of texts, in order: its texts form one long query, nothing is copied.
             q = q.view(images, -1, H, K).transpose(1, 2)
-            y = F.scaled_dot_product_attention(q, kv[:, 0], kv[:, 1], dropout_p=p).transpose(1, 2)
+            y = F.scaled_dot_product_attention(q, kv[:, 0], kv[:, 1], attn_mask=mask, dropout_p=p).transpose(1, 2)
         elif not (want_attention or x_PLD.is_cuda or torch.compiler.is_compiling()):
             assert image_index_P is not None
-            y = _attend_by_image(q, kv, image_index_P, p)
+            y = _attend_by_image(q, kv, image_index_P, mask, p)
         else:
             if image_index_P is None:
                 image_index_P = torch.arange(images, device=x_PLD.device).repeat_interleave(P // images)
             q = q.view(P, L, H, K).transpose(1, 2)
             k, v = kv.index_select(0, image_index_P).unbind(1)
+            mask = None if mask is None else mask.index_select(0, image_index_P)
             if want_attention:
-                attention = ((q @ k.transpose(-1, -2)) / K**0.5).softmax(-1)
+                scores = (q @ k.transpose(-1, -2)) / K**0.5
+                attention = (scores if mask is None else scores.masked_fill(~mask, float("-inf"))).softmax(-1)
                 y = (F.dropout(attention, p, self.training) @ v).transpose(1, 2)
             else:
-                y = F.scaled_dot_product_attention(q, k, v, dropout_p=p).transpose(1, 2)
+                y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p).transpose(1, 2)
         y = F.dropout(self.out(y.reshape(P, L, D)), p, self.training)
         return self.norm(x_PLD + y), attention
 
 
-def _attend_by_image(q_PLD: Tensor, kv_I2HNK: Tensor, image_index_P: Tensor, p: float) -> Tensor:
+def _attend_by_image(
+    q_PLD: Tensor, kv_I2HNK: Tensor, image_index_P: Tensor, mask_I11N: Tensor | None, p: float
+) -> Tensor:
     """Attention with the texts of each image as one long query: on a CPU, copying keys and values for every pair (and
     adding up the copies' gradients) costs more than the products. A GPU rather takes all pairs in one call.
     """
@@ -110,10 +144,11 @@ def _attend_by_image(q_PLD: Tensor, kv_I2HNK: Tensor, image_index_P: Tensor, p: 
     order = image_index_P.argsort(stable=True)
     counts = torch.bincount(image_index_P, minlength=len(kv_I2HNK)).tolist()
     done = []
-    for q, kv in zip(q_PLD[order].split(counts), kv_I2HNK.unbind(0), strict=True):
+    for image, (q, kv) in enumerate(zip(q_PLD[order].split(counts), kv_I2HNK.unbind(0), strict=True)):
         if len(q):
             q_1HMK = q.reshape(1, -1, H, K).transpose(1, 2)
-            y = F.scaled_dot_product_attention(q_1HMK, kv[None, 0], kv[None, 1], dropout_p=p)
+            mask = None if mask_I11N is None else mask_I11N[image : image + 1]
+            y = F.scaled_dot_product_attention(q_1HMK, kv[None, 0], kv[None, 1], attn_mask=mask, dropout_p=p)
             done.append(y.transpose(1, 2).reshape(-1, L, D))
     return torch.cat(done)[order.argsort()]
 
@@ -204,7 +239,7 @@ class FusionEncoder(nn.Module):
         super().__init__()
         inner = inner or 4 * width
         self.layers = nn.ModuleList(FusionBlock(width, image_width, heads, inner, eps, dropout) for _ in range(layers))
-        self.apply(_init_like_bert)
+        self.apply(init_like_bert)
 
     def seed_from_bert(self, layers: Sequence[Mapping[str, Tensor]]) -> None:
         """Takes self-attention and feed-forward of each block from one BERT layer; as many layers as blocks."""
@@ -237,7 +272,8 @@ class FusionEncoder(nn.Module):
         return Fused(x, x[:, 0], attention)
 
 
-def _init_like_bert(module: nn.Module) -> None:
+def init_like_bert(module: nn.Module) -> None:
+    """Normal weights of 0.02 and zero biases for a linear map (for `Module.apply`)."""
     if isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)

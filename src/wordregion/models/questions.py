@@ -1,0 +1,16 @@
+"""Questions about images, encoded once for all their answers; for training and evaluation alike.
+
+Shape letters: T questions, L their tokens, D text width, I images, N image tokens, V image width.
+"""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from wordregion.models.fusion import FusionModel
+from wordregion.schema import Batch
+
+
+def encode_questions(model: FusionModel, batch: Batch, image_INV: Float[Tensor, "I N V"]) -> Float[Tensor, "T L D"]:
+    """Fused states of the batch's texts, each with its image (encoded before); those at padding are meaningless."""
+    text_TLD = model.encode_text(batch.token_ids, batch.token_mask)
+    return model.fuse(text_TLD, batch.token_mask, image_INV, batch.text_image).hidden
