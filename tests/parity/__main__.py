@@ -1,16 +1,23 @@
 """``python -m tests.parity DIR [--only PREFIX]``: compares every array of a folder of reference numbers with ours."""
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from tests.parity import albef_gradcam, albef_pretrain
+from tests.parity import albef_gradcam, albef_nlvr, albef_pretrain, albef_vqa
 from tests.parity.golden import Golden, compare
 
-GROUPS = {"pretrain": albef_pretrain.arrays, "gradcam": albef_gradcam.arrays}
+GROUPS = {
+    "pretrain": albef_pretrain.arrays,
+    "gradcam": albef_gradcam.arrays,
+    "vqa": albef_vqa.arrays,
+    "nlvr": albef_nlvr.arrays,
+    "nlvr_pretrain": albef_nlvr.arrays,
+}
 
 
 def main(folder: Path, only: str = "") -> int:
@@ -19,7 +26,7 @@ def main(folder: Path, only: str = "") -> int:
     names = [name for name in golden.names() if name.startswith(only)]
     left, failures = set(names), 0
     for group, compute in GROUPS.items():
-        asked = [name for name in names if name.split("/")[0] == group]
+        asked = [name for name in names if re.split("/|__", name)[0] == group]
         if not asked:
             continue
         for name, value in compute(golden, asked):
