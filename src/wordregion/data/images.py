@@ -100,6 +100,12 @@ class ImageStore:
         """
         return decode(self._read(name, where, field), where, field, f"'{name}' in {self.root}", upright)
 
+    def names(self) -> list[str]:
+        """Names of all files in the folder or tar, sorted; what `open` takes."""
+        if self._tar is not None:
+            return [bytes(name).decode("utf-8", "surrogatepass") for name in self._sorted]
+        return sorted(path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if path.is_file())
+
     def _read(self, name: str, where: str, field: str) -> bytes:
         remedy = "Add the image, remove the record, or point 'images' at the folder or tar that holds it."
         if self._tar is None:

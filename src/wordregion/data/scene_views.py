@@ -130,7 +130,8 @@ class SceneEntailment:
 class ScenePairs:
     """Is the sentence true of the two pictures (left, right; `Dataset`)? target {"label": 1 true | 0 false, "kind"}.
 
-    Samples 2k and 2k + 1 have the same sentence, the first is true. Arguments and errors: see `SceneQuestions`.
+    Samples 2k and 2k + 1 have the same sentence, the first is true; the target's "sentence" is its number, k.
+    Arguments and errors: see `SceneQuestions`.
     """
 
     name = "scene_pairs"
@@ -148,7 +149,7 @@ class ScenePairs:
 
     def __getitem__(self, index: int) -> Sample:
         item = self.groups.item(index)
-        target = {"label": item.answer, "kind": self.groups.kind(index)}
+        target = {"label": item.answer, "kind": self.groups.kind(index), "sentence": index // self.groups.each}
         return Sample(self.groups.identity(index), self.groups.images(item), item.texts, target=target)
 
 
