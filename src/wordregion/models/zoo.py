@@ -132,6 +132,16 @@ def albef_nlvr_base(
     return for_two_images(albef_base(image_size, vision_weights, text_weights, text), head)
 
 
+def for_statements(model: FusionModel) -> FusionModel:
+    """Turns a model of one image into one that says whether a text is true of it (the head ``nlvr``: 2 classes).
+
+    Args:
+        model: new or trained; changed in place: it keeps its encoders and projections, and loses its heads.
+    """
+    model.heads = nn.ModuleDict({"nlvr": ClassHead(model.text.width, 2)})
+    return model
+
+
 def for_two_images(model: FusionModel, head: Literal["nlvr", "assign"]) -> FusionModel:
     """Turns a model of one image, new or trained, into one of two: each fusion block becomes a `PairBlock`.
 

@@ -1,4 +1,4 @@
-"""Fine-tuning on statements about two images, true or false, with momentum distillation (ALBEF section 5 and code)."""
+"""Fine-tuning on statements about two images (or one), true or false, with distillation (ALBEF section 5 and code)."""
 
 from dataclasses import dataclass
 
@@ -36,12 +36,12 @@ class Nlvr:
             raise UsageError(f"Nlvr: ramp_steps={self.ramp_steps} is negative. Give 0 or more.")
 
     def build(self, model: FusionModel) -> "NlvrTask":
-        """The trainable task around a model of two images with the head ``nlvr``."""
+        """The trainable task around a model with the head ``nlvr``: of `zoo.for_two_images` or `zoo.for_statements`."""
         return NlvrTask(model, self)
 
 
 class NlvrTask(nn.Module):
-    """Student and teacher. The batch has two images a text, in order, and ``target["label"]``: 1 true, 0 false.
+    """Student and teacher. The batch has ``target["label"]``: 1 true, 0 false; a text's images follow each other.
 
     The teacher starts as a copy of the student and is updated after the optimiser step. The original's teacher starts
     from other values (its copy is made before the checkpoint is loaded); that is not repeated here.
