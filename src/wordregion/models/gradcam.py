@@ -33,8 +33,13 @@ class MatchAttention:
 
 
 def published_layer(layers: int) -> int:
-    """The layer at the same depth of a stack as the paper's: the third of six fusion layers (BERT's layer 8)."""
+    """The fusion layer at the paper's depth: the third of six (BERT's layer 8, the first six being the text half)."""
     return layers // 3
+
+
+def published_image_layer(layers: int) -> int:
+    """The layer of a ViT at the paper's depth: layer 8 of twelve."""
+    return 2 * layers // 3
 
 
 def match_attention(
@@ -56,8 +61,10 @@ def match_attention(
         layer: fusion layer, counted from 0; None = `published_layer`.
 
     Raises:
-        UsageError: if there is no such layer.
+        UsageError: if there is no such layer, or no match head.
     """
+    if "match" not in model.heads:
+        raise UsageError(f"the model has no match head (it has {', '.join(model.heads)}). Use one trained to match.")
     layers = len(model.fusion.layers)
     layer = published_layer(layers) if layer is None else layer
     _check_layer(layer, layers, "fusion")
@@ -69,6 +76,14 @@ def match_attention(
         logits = model.heads["match"](fused.cls)
         (gradient,) = torch.autograd.grad(logits[:, 1].sum(), fused.attention)
     return MatchAttention(fused.attention.detach(), gradient, logits.detach())
+
+
+def check_words_count(model: FusionModel, layer: int | None = None) -> None:
+    """Raises UsageError for the last fusion layer: there only the first token's attention reaches the match head."""
+    last = len(model.fusion.layers) - 1
+    if (published_layer(last + 1) if layer is None else layer) == last:
+        remedy = f"Choose a layer below {last}" if last else "Use a model with more fusion layers"
+        raise UsageError(f"layer {last} is the last of the fusion encoder: words have no maps there. {remedy}.")
 
 
 def token_maps(attention: MatchAttention, mask_PL: Bool[Tensor, "P L"]) -> Float[Tensor, "P L Y X"]:
@@ -109,7 +124,7 @@ def similarity_maps(
         image_I3HW: normalised pixels.
         text_PE: unit vectors of the texts.
         image_index_P: image of each pair.
-        layer: layer of a ViT, counted from 0; None = as deep as the paper's (8 of 12). Without meaning for a CNN.
+        layer: layer of a ViT, counted from 0; None = `published_image_layer`. Without meaning for a CNN.
 
     Raises:
         UsageError: if there is no such layer, or the backbone has neither a [CLS] nor a mean as its summary.
@@ -139,7 +154,7 @@ def _similarity(model: FusionModel, image_PNV: Tensor, text_PE: Tensor) -> Tenso
 def _vit_attention(model: FusionModel, image_I3HW: Tensor, layer: int | None) -> tuple[Tensor, Tensor]:
     """Image tokens, and the (I, H, N, N) self-attention of one layer, with the graph that leads from it to them."""
     blocks = model.vision.blocks()
-    layer = 2 * len(blocks) // 3 if layer is None else layer
+    layer = published_image_layer(len(blocks)) if layer is None else layer
     _check_layer(layer, len(blocks), "image")
     attention = getattr(blocks[layer], "attn", None)
     drop = getattr(attention, "attn_drop", None)
