@@ -9,6 +9,8 @@ from PIL import Image
 
 from wordregion.data.datasets.nlvr import Nlvr, on_square
 from wordregion.data.datasets.nlvr2 import Nlvr2
+from wordregion.data.datasets.opening import open_source
+from wordregion.data.datasets.pairs import ImageText
 from wordregion.data.images import ImageStore
 from wordregion.errors import DataError, UsageError
 
@@ -146,3 +148,23 @@ def test_names_of_a_folder_are_what_open_takes(tmp_path):
     store = ImageStore(tmp_path)
     assert store.names() == ["b/c.png"]
     assert store.open(store.names()[0], "here").size == (8, 6)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (json.dumps(published()) + "\n", Nlvr2),
+        (json.dumps([{"images": ["a.png", "b.png"], "sentence": "a", "label": "True"}]), Nlvr2),
+        (json.dumps({"identifier": "1572-0", "sentence": "a", "label": "true", "directory": "2"}) + "\n", Nlvr),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+def test_a_path_is_recognised(tmp_path, content, kind, suffix):
+    path = tmp_path / f"dev.{suffix}"
+    path.write_text(content)
+    assert type(open_source(str(path))) is kind
+
+
+def test_captions_are_not_taken_for_statements(tmp_path):
+    path = lines(tmp_path / "a.jsonl", {"image": "a.png", "caption": "a dog"})
+    assert type(open_source(str(path))) is ImageText

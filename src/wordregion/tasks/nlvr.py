@@ -57,10 +57,12 @@ class NlvrTask(nn.Module):
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
     def train(self, mode: bool = True) -> "NlvrTask":
-        """Switches the student; the teacher always predicts without dropout."""
+        """Switches the student; a frozen image encoder and the teacher always predict, without dropout or drop path."""
         super().train(mode)
         if self.teacher is not None:
             self.teacher.eval()
+        if self._vision_is_frozen():
+            self.model.vision.eval()
         return self
 
     def counts(self, batch: Batch) -> Tensor:
@@ -76,8 +78,7 @@ class NlvrTask(nn.Module):
         taught = None
         if self.teacher is not None and distill:
             with torch.no_grad():
-                frozen = not any(parameter.requires_grad for parameter in self.model.vision.parameters())
-                teacher_image = image if frozen else self.teacher.encode_image(batch.image)
+                teacher_image = image if self._vision_is_frozen() else self.teacher.encode_image(batch.image)
                 taught = pair_logits(self.teacher, batch, teacher_image)
         loss = masked_word_loss(logits, label, taught, distill).sum() / totals[0].to(logits.device)
         hits = (logits.detach().argmax(1) == label).sum() / totals[0].to(logits.device)
@@ -101,3 +102,6 @@ class NlvrTask(nn.Module):
         """Alpha at this step: linear from 0 over `ramp_steps`, then constant."""
         ramp = self.settings.ramp_steps
         return self.settings.distill * (min(1.0, int(self.step) / ramp) if ramp else 1.0)
+
+    def _vision_is_frozen(self) -> bool:
+        return not any(parameter.requires_grad for parameter in self.model.vision.parameters())

@@ -5,6 +5,8 @@ from pathlib import Path
 from wordregion.data.datasets.albef import AlbefJson
 from wordregion.data.datasets.coco import CocoCaptions, CocoInstances
 from wordregion.data.datasets.flickr import Flickr30kEntities
+from wordregion.data.datasets.nlvr import Nlvr
+from wordregion.data.datasets.nlvr2 import Nlvr2, kind_of_statements
 from wordregion.data.datasets.pairs import ImageText
 from wordregion.data.files import load_json
 from wordregion.data.sources import HFDataset, Jsonl, Parquet, Tar
@@ -12,7 +14,8 @@ from wordregion.errors import DataError, UsageError
 from wordregion.schema import Dataset
 
 KINDS = (
-    "scenes, a .jsonl, .json (ALBEF captions, COCO captions or instances), .parquet or .tar file (or pattern), "
+    "scenes, a .jsonl, .json (ALBEF captions, COCO captions or instances, NLVR, NLVR2), .parquet or .tar file "
+    "(or pattern), "
     "or a folder of Flickr30k Entities or of a saved Hugging Face data set"
 )
 
@@ -43,7 +46,10 @@ def open_source(spec: str, images: Path | None = None) -> Dataset:
         return _open_folder(Path(path), split, images)
     if split is not None:
         raise UsageError(f"{spec}: '#{split}' names a split, but {path} is no folder. Leave it out.")
-    match Path(path).suffix.lower():
+    suffix = Path(path).suffix.lower()
+    if suffix in (".json", ".jsonl") and (statements := kind_of_statements(Path(path))) is not None:
+        return (Nlvr2 if statements == "nlvr2" else Nlvr)(path, images)
+    match suffix:
         case ".jsonl" | ".ndjson":
             return ImageText(Jsonl(path), images)
         case ".parquet":
