@@ -5,9 +5,12 @@ from collections.abc import Callable
 from wordregion.recipes.albef import albef_4m, albef_demo
 from wordregion.recipes.flickr_small import flickr_small
 from wordregion.recipes.recipe import Recipe
+from wordregion.recipes.refer import refer_refcoco_plus, refer_scenes
 
 BUILTIN: dict[str, Callable[..., Recipe]] = {
     "albef_demo": albef_demo,
     "albef_4m": albef_4m,
     "flickr_small": flickr_small,
+    "refer_refcoco_plus": refer_refcoco_plus,
+    "refer_scenes": refer_scenes,
 }
