@@ -150,3 +150,40 @@ def test_a_frozen_image_encoder_runs_once_for_student_and_teacher(monkeypatch):
     model.vision.requires_grad_(True)
     monkeypatch.undo()
     torch.testing.assert_close(task(batch(), task.counts(batch())).loss, expected)
+
+
+def test_kept_image_tokens_change_nothing_and_encode_each_image_once(monkeypatch):
+    results = []
+    for keep in (False, True):
+        model = small()
+        model.vision.requires_grad_(False)
+        task = Align(queue_size=8, keep_image_tokens=keep).build(model).train()
+        task.model.text.eval()
+        calls = []
+        encode = task.model.encode_image
+        monkeypatch.setattr(
+            task.model, "encode_image", lambda image, e=encode, c=calls: c.append(len(image)) or e(image)
+        )
+        torch.manual_seed(0)
+        step(task, batch())
+        torch.manual_seed(0)
+        results.append(step(task, batch()))
+        assert calls == ([4] if keep else [4, 4])
+    torch.testing.assert_close(results[0].loss, results[1].loss)
+
+
+def test_kept_image_tokens_of_a_moving_encoder_are_refused():
+    task = Align(queue_size=8, keep_image_tokens=True).build(small())
+    with pytest.raises(UsageError, match="frozen image encoder"):
+        step(task, batch())
+
+
+def test_a_frozen_encoder_runs_once_for_student_and_teacher_and_without_dropout(monkeypatch):
+    model = small()
+    for part in (model.vision, model.text):
+        part.requires_grad_(False)
+    task = Align(objectives=(Contrast(),), queue_size=8).build(model).train()
+    assert not task.model.text.training
+    for name in ("encode_image", "encode_text"):
+        monkeypatch.setattr(task.teacher, name, lambda *inputs: pytest.fail("the teacher encoded again"))
+    step(task, batch())

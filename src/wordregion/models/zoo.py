@@ -94,23 +94,59 @@ def albef_cnn(
     vision_weights: str | Path,
     text: str | Path,
     image_size: int = 224,
-    fusion_layers: int = 3,
+    fusion_layers: int = 2,
     pool: Literal["cls", "mean"] = "mean",
     embed: int = 256,
+    dropout: float = 0.1,
+    subsample_first: bool = False,
 ) -> FusionModel:
     """ALBEF on a CNN's grid and a small whole BERT: every BERT layer is the text half, the fusion layers are seeded
     with copies of the last of them. For small data with strong pretrained encoders.
+
+    Args:
+        vision: timm architecture.
+        vision_weights: local file in timm's layout.
+        text: hub name or local folder of the BERT.
+        image_size: pixels.
+        fusion_layers: at most as many as the BERT has layers.
+        pool: what stands for a whole text, see `TextEncoder`.
+        embed: width of the contrast.
+        dropout: rate in [0, 1) in text and fusion layers. On a CPU, drawing it costs more than a GELU sixteen times.
+        subsample_first: a ResNet whose stages subsample in their first 1x1 convolution (He et al. 2016, Keras) instead
+            of the 3x3 as in timm; the weights decide which.
     """
     image = TimmVision(vision, image_size, vision_weights)
-    _, _, config = split_bert(text, text_layers=1, weights=False)
-    total = config.num_hidden_layers
-    encoder, _, _ = split_bert(text, text_layers=total, pool=pool)
-    _, upper, _ = split_bert(text, text_layers=total - fusion_layers)
+    if subsample_first:
+        for stage in (image.body.layer2, image.body.layer3, image.body.layer4):
+            stage[0].conv1.stride, stage[0].conv2.stride = stage[0].conv2.stride, stage[0].conv1.stride
+    encoder, _, config = split_bert(text, text_layers=None, pool=pool, dropout=dropout)
     fusion = FusionEncoder(
-        encoder.width, image.width, fusion_layers, config.num_attention_heads, config.intermediate_size
+        encoder.width,
+        image.width,
+        fusion_layers,
+        config.num_attention_heads,
+        config.intermediate_size,
+        dropout=dropout,
     )
-    fusion.seed_from_bert(upper)
+    fusion.seed_from_bert([layer.state_dict() for layer in encoder.body.encoder.layer[-fusion_layers:]])
     return _with_heads(image, encoder, fusion, embed)
+
+
+def for_retrieval(model: FusionModel) -> FusionModel:
+    """Leaves a model its match head only, as in ALBEF's retrieval and grounding; changed in place."""
+    model.heads = nn.ModuleDict({"match": model.heads["match"]})
+    return model
+
+
+def for_entailment(model: FusionModel, classes: int = 3) -> FusionModel:
+    """Turns a model, new or trained, into one that names the relation of a text to an image; changed in place.
+
+    Args:
+        model: keeps its encoders and projections, and loses its heads.
+        classes: number of relations (entailment, neutral, contradiction).
+    """
+    model.heads = nn.ModuleDict({"entail": ClassHead(model.text.width, classes)})
+    return model
 
 
 def albef_nlvr_base(

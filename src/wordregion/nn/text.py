@@ -69,15 +69,20 @@ def bert_config(
 
 
 def split_bert(
-    name: str | Path, text_layers: int, weights: bool = True, pool: Literal["cls", "mean"] = "cls"
+    name: str | Path,
+    text_layers: int | None,
+    weights: bool = True,
+    pool: Literal["cls", "mean"] = "cls",
+    dropout: float | None = None,
 ) -> tuple[TextEncoder, list[dict[str, Tensor]], PretrainedConfig]:
     """Splits a published encoder: its first layers as a text encoder, the rest as seeds for the fusion layers.
 
     Args:
         name: a hub name (``"bert-base-uncased"``) or a folder with ``config.json`` and ``model.safetensors``.
-        text_layers: layers in the text half.
+        text_layers: layers in the text half; None = all.
         weights: False builds the same architecture with random values and reads only the config.
         pool: see `TextEncoder`.
+        dropout: rate in [0, 1) on attention weights and outputs; None = as published.
 
     Returns:
         The text encoder; the state dicts of the remaining layers, in order; the whole model's config.
@@ -92,9 +97,12 @@ def split_bert(
             f"{name}: no text encoder there. Give a hub name or a folder with config.json."
         ) from error
     total = config.num_hidden_layers
+    text_layers = total if text_layers is None else text_layers
     if not 0 < text_layers <= total:
         raise CheckpointError(f"{name}: has {total} layers, so text_layers={text_layers} is out of range 1..{total}.")
     half = type(config).from_dict({**config.to_dict(), "num_hidden_layers": text_layers})
+    if dropout is not None:
+        half.hidden_dropout_prob = half.attention_probs_dropout_prob = dropout
     encoder = TextEncoder(half, pool)
     if not weights:
         return encoder, [], config

@@ -17,6 +17,7 @@ from wordregion.models.fusion import FusionModel
 from wordregion.nn.fusion import Fused
 from wordregion.objectives import AlignScene, Contrast, MaskedWords, Match, Objective
 from wordregion.schema import Batch
+from wordregion.tasks.image_tokens import ImageTokens
 from wordregion.tasks.protocol import StepOutput
 from wordregion.tasks.queue import FeatureQueue
 from wordregion.tasks.teacher import make_teacher, update_teacher
@@ -33,6 +34,8 @@ class Align:
         distill: final weight of the teacher's opinion in [0, 1] (alpha).
         ramp_steps: steps over which `distill` rises linearly from 0 (ALBEF: those of the first epoch).
         temperature_range: the learnable temperature is kept within.
+        keep_image_tokens: encode each image once and keep its tokens in memory. For a frozen image encoder and a
+            transform that draws nothing.
     """
 
     objectives: tuple[Objective, ...] = (Contrast(), Match(), MaskedWords())
@@ -41,6 +44,7 @@ class Align:
     distill: float = 0.4
     ramp_steps: int = 1
     temperature_range: tuple[float, float] = (0.001, 0.5)
+    keep_image_tokens: bool = False
 
     def __post_init__(self) -> None:
         if not self.objectives:
@@ -73,11 +77,15 @@ class AlignTask(nn.Module):
         self.settings = settings
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
         self._features: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._image_tokens = ImageTokens()
 
     def train(self, mode: bool = True) -> "AlignTask":
-        """Switches the student; the teacher always predicts without dropout."""
+        """Switches the student; its frozen encoders and the teacher always predict, without dropout or drop path."""
         super().train(mode)
         self.teacher.eval()
+        for encoder in (self.model.vision, self.model.text):
+            if _frozen(encoder):
+                encoder.eval()
         return self
 
     def counts(self, batch: Batch) -> Tensor:
@@ -124,6 +132,13 @@ class AlignTask(nn.Module):
         ramp = self.settings.ramp_steps
         return self.settings.distill * (min(1.0, int(self.step) / ramp) if ramp else 1.0)
 
+    def _encode_image(self, batch: Batch) -> Tensor:
+        if not self.settings.keep_image_tokens:
+            return self.model.encode_image(batch.image)
+        if not _frozen(self.model.vision):
+            raise UsageError("Align: keep_image_tokens needs a frozen image encoder. Set freeze=('vision.',) in AdamW.")
+        return self._image_tokens(self.model.encode_image, batch.image, batch.image_key)
+
     def _scene(self, batch: Batch, totals: Tensor) -> AlignScene:
         if len(batch.image) == 1 and any(isinstance(o, Match) for o in self.settings.objectives):
             warnings.warn(
@@ -136,14 +151,14 @@ class AlignTask(nn.Module):
                 raise UsageError("the recipe masks no words but an objective needs it. Give its Collator a Masking.")
             ids, mask = torch.cat([ids, batch.masked_ids]), torch.cat([mask, mask])
         texts = len(batch.token_ids)
-        image, text = self.model.encode_image(batch.image), self.model.encode_text(ids, mask)
+        image, text = self._encode_image(batch), self.model.encode_text(ids, mask)
         distill = self.distill_weight()
         with torch.no_grad():
             teach_masked = wants_masked and distill > 0
             rows = slice(None) if teach_masked else slice(texts)
-            frozen = not any(parameter.requires_grad for parameter in self.model.vision.parameters())
-            teacher_image = image if frozen else self.teacher.encode_image(batch.image)  # a frozen teacher never moves
-            teacher_text = self.teacher.encode_text(ids[rows], mask[rows])
+            # A frozen encoder never moves, and neither does its teacher.
+            teacher_image = image if _frozen(self.model.vision) else self.teacher.encode_image(batch.image)
+            teacher_text = text[rows] if _frozen(self.model.text) else self.teacher.encode_text(ids[rows], mask[rows])
             teacher_image_feature = self.teacher.project_image(teacher_image)[batch.text_image].float()
             teacher_text_feature = self.teacher.project_text(teacher_text[:texts], mask[:texts]).float()
             keys = [
@@ -176,3 +191,7 @@ class AlignTask(nn.Module):
             teacher_masked_states=teacher_masked_states,
             teacher=self.teacher,
         )
+
+
+def _frozen(module: nn.Module) -> bool:
+    return not any(parameter.requires_grad for parameter in module.parameters())
