@@ -4,7 +4,9 @@ Shape letters: H, W pixels.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,8 +56,8 @@ class EvalTransform:
 class TrainTransform:
     """Random resized crop, flip, RandAugment, normalisation; boxes and texts move along (ALBEF, section 4).
 
-    A flip exchanges the words "left" and "right" in the texts. A box survives a crop if more than half of it does; a
-    grounding that loses all its boxes is dropped, never widened to the whole image. Texts are never dropped.
+    A flip exchanges the words "left" and "right" in texts and answers. A box survives a crop if more than half of it
+    does; a grounding that loses all its boxes is dropped, never widened to the whole image. Texts are never dropped.
 
     Attributes:
         image_size: side in pixels.
@@ -106,7 +108,8 @@ class TrainTransform:
                 g if g.span is None else replace(g, span=_swapped_span(texts[g.text], g.span)) for g in groundings
             )
             texts = tuple(swap_sides(text) for text in texts)
-        return replace(sample, images=tuple(images), texts=texts, groundings=groundings)
+        target = _swapped_answers(sample.target) if flip else sample.target
+        return replace(sample, images=tuple(images), texts=texts, groundings=groundings, target=target)
 
 
 def random_crop(
@@ -154,6 +157,11 @@ def _picture(image: Image.Image | Tensor) -> Image.Image:
 def _other_side(word: str) -> str:
     other = "right" if word.lower() == "left" else "left"
     return other.upper() if word.isupper() else other.capitalize() if word[0].isupper() else other
+
+
+def _swapped_answers(target: Mapping[str, Any]) -> Mapping[str, Any]:
+    answers = target.get("answers")
+    return target if not answers else {**target, "answers": {swap_sides(text): w for text, w in answers.items()}}
 
 
 def _swapped_span(text: str, span: tuple[int, int]) -> tuple[int, int]:

@@ -6,6 +6,7 @@ from wordregion.recipes.albef import albef_4m, albef_demo
 from wordregion.recipes.flickr_small import flickr_small
 from wordregion.recipes.recipe import Recipe
 from wordregion.recipes.refer import refer_refcoco_plus, refer_scenes
+from wordregion.recipes.vqa import vqa_scenes, vqa_v2
 
 BUILTIN: dict[str, Callable[..., Recipe]] = {
     "albef_demo": albef_demo,
@@ -13,4 +14,6 @@ BUILTIN: dict[str, Callable[..., Recipe]] = {
     "flickr_small": flickr_small,
     "refer_refcoco_plus": refer_refcoco_plus,
     "refer_scenes": refer_scenes,
+    "vqa_v2": vqa_v2,
+    "vqa_scenes": vqa_scenes,
 }

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from torch import nn
 
 from wordregion.data.collate import Collates
-from wordregion.data.transforms import EvalTransform, TrainTransform
+from wordregion.data.loader import Transform
 from wordregion.engine.run import Run
 from wordregion.errors import UsageError
 from wordregion.evaluate.retrieval import evaluate_retrieval
@@ -88,10 +88,10 @@ class Data:
     """
 
     train: Callable[[], Dataset]
-    transform: TrainTransform | EvalTransform
+    transform: Transform
     collator: Callable[[], Collates]
     evaluate: Callable[[], Dataset] | None = None
-    eval_transform: EvalTransform | None = None
+    eval_transform: Transform | None = None
 
 
 @runtime_checkable

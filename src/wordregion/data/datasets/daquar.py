@@ -1,0 +1,93 @@
+"""DAQUAR: questions about photos of rooms (Malinowski and Fritz, NIPS 2014)."""
+
+import re
+from collections import Counter
+from itertools import zip_longest
+from pathlib import Path
+from typing import Literal
+
+from wordregion.data.files import check_index, existing_file
+from wordregion.data.images import ImageStore
+from wordregion.errors import DataError, UsageError
+from wordregion.schema import Sample
+
+_NAME = re.compile(r"\bimage(\d+)\b")
+_REMEDY = "Write a line with a question that names its image (image12), then a line with the answer."
+HELD_OUT = 5
+"""Every photo whose number is divisible by it is held out for validation."""
+
+
+class Daquar:
+    """Questions with one answer each, which may be a list (`Dataset`): target {"answers": {answer: 1.0}}.
+
+    In a question ``image12`` becomes ``image``; in an answer ``_`` becomes a space. The parts of a list stay together
+    as one answer, "book, tape dispenser", as DAQUAR's measures take it.
+
+    Args:
+        path: a question line, then its answer line, and so on.
+        images: folder or tar of ``imageN.jpg`` (or ``.png``).
+        part: questions on "all" photos; or only those on the "train" photos, or on the held-out "val" photos.
+        suffix: ending of the image files.
+
+    Raises:
+        UsageError: if a path does not exist, or the part is unknown.
+        DataError: if nothing is left; while indexing, if a question has no answer or names no image.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        images: Path | str,
+        part: Literal["all", "train", "val"] = "all",
+        suffix: str = ".jpg",
+    ) -> None:
+        if part not in ("all", "train", "val"):
+            raise UsageError(f"part={part!r}: unknown. Use all, train or val.")
+        self.path, self.name, self.suffix = Path(path), f"{path}#{part}", suffix
+        records = _read(existing_file(self.path, "DAQUAR's questions and answers"))
+        self._records = [r for r in records if part == "all" or (_held_out(r[1]) == (part == "val"))]
+        if not self._records:
+            raise DataError(str(path), "", f"has no questions for part '{part}'", _REMEDY)
+        self._images = ImageStore(images)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def where(self, index: int) -> str:
+        """File and line of the question."""
+        return f"{self.path}, line {self._records[index][0]}"
+
+    def __getitem__(self, index: int) -> Sample:
+        check_index(index, len(self), self.name)
+        where, (line, question, answer) = self.where(index), self._records[index]
+        found = _NAME.findall(question)
+        if not found:
+            raise DataError(where, "question", f"names no image: '{question[:60]}'", _REMEDY)
+        if not answer:
+            raise DataError(where, "answer", "is missing or empty", _REMEDY)
+        image = self._images.open(f"image{found[-1]}{self.suffix}", where)
+        target = {"answers": {answer: 1.0}}
+        return Sample(f"{self.path.stem}-{line}", (image,), (_NAME.sub("image", question),), target=target)
+
+    def answers(self) -> tuple[str, ...]:
+        """Every different answer, the frequent ones first: candidates for ranking."""
+        counts = Counter(answer for _, _, answer in self._records if answer)
+        return tuple(sorted(counts, key=lambda answer: (-counts[answer], answer)))
+
+
+def _read(path: Path) -> list[tuple[int, str, str]]:
+    """(line, question, answer) of each question."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    filled = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    answers = [", ".join(items(text)) for _, text in filled[1::2]]
+    return [(*asked, answer) for asked, answer in zip_longest(filled[::2], answers, fillvalue="")]
+
+
+def items(answer: str) -> tuple[str, ...]:
+    """The parts of an answer, split at commas; ``_`` between words is a space."""
+    return tuple(part for piece in answer.split(",") if (part := " ".join(piece.replace("_", " ").split())))
+
+
+def _held_out(question: str) -> bool:
+    found = _NAME.findall(question)
+    return bool(found) and int(found[-1]) % HELD_OUT == 0

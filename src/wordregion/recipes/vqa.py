@@ -1,0 +1,122 @@
+"""Visual question answering: as ALBEF fine-tunes it on VQA v2, and small on the built-in scenes."""
+
+from functools import partial
+from pathlib import Path
+
+from wordregion.data.blank import Blank
+from wordregion.data.datasets.vqa import open_questions
+from wordregion.data.mix import Mix
+from wordregion.data.scene_text import ANSWERS
+from wordregion.data.scenes import SceneQuestions
+from wordregion.data.sentences import SentenceCollator
+from wordregion.data.tokens import Tokenizer
+from wordregion.data.transforms import EvalTransform, TrainTransform
+from wordregion.errors import UsageError
+from wordregion.evaluate.vqa import evaluate_vqa
+from wordregion.models.fusion import FusionModel
+from wordregion.models.store import start_from
+from wordregion.models.zoo import albef_base, albef_tiny_conv, for_questions
+from wordregion.recipes.recipe import AdamW, Data, Recipe, Run
+from wordregion.schema import Dataset
+from wordregion.tasks.answer import Answer
+
+CENTRED = (0.5, 0.5, 0.5)
+
+
+def vqa_v2(
+    checkpoint: Path | None = None,
+    train: tuple[Path, ...] = (Path("data/vqa_train.json"), Path("data/vqa_val.json"), Path("data/vg_qa.json")),
+    val: Path = Path("data/vqa_test.json"),
+    images: Path | None = None,
+    vg_images: Path | None = None,
+    answers: Path = Path("data/answer_list.json"),
+    questions: int = 658_111,
+    text: str = "bert-base-uncased",
+) -> Recipe:
+    """VQA v2 as published: 8 epochs at 384 pixels, batch 256, a 6-layer decoder, candidates ranked at k = 128.
+
+    Settings are those of ALBEF's code: AdamW 2e-5 with weight decay 0.02, 400 steps of warm-up from 1e-5, cosine to
+    1e-6, distillation rising to 0.4 over the first epoch, crops of at least half the picture.
+
+    Args:
+        checkpoint: pre-trained albef_base: the folder of a run, a weight file, or a released checkpoint.
+        train: questions to train on: ALBEF's JSON, or VQA v2's files of questions (annotations beside them).
+        val: questions to answer in an evaluation, likewise.
+        images: folder or tar where the image paths of `train` and `val` begin; see docs/vqa.md.
+        vg_images: likewise for Visual Genome, in ALBEF's JSON.
+        answers: JSON list of the candidates.
+        questions: how many `train` holds; sets the number of steps. The default is VQA v2's train and val.
+        text: BERT vocabulary: a hub name, a folder or a vocab.txt.
+    """
+    if checkpoint is None:
+        raise UsageError("vqa_v2: no checkpoint. Name a pre-trained model: --checkpoint runs/albef_4m")
+    batch = 256
+    epoch = questions // batch
+    if epoch < 1:
+        raise UsageError(f"vqa_v2: questions={questions} is less than one batch of {batch}. Give their number.")
+
+    def all_questions() -> Dataset:
+        parts = [open_questions(path, images, vg_images) for path in train]
+        return parts[0] if len(parts) == 1 else Mix(*((part, len(part)) for part in parts))
+
+    return Recipe(
+        name="vqa_v2",
+        model=partial(_pretrained, checkpoint),
+        task=Answer(ramp_steps=epoch),
+        data=Data(
+            train=all_questions,
+            transform=TrainTransform(384, scale=(0.5, 1.0)),
+            collator=partial(_published_collator, text),
+            evaluate=partial(open_questions, val, images, vg_images),
+            eval_transform=EvalTransform(384),
+        ),
+        optim=AdamW(lr=2e-5, weight_decay=0.02, warmup=400, start=0.5, final=0.05),
+        run=Run(steps=8 * epoch, batch=batch, precision="bf16", parallel="ddp", workers=4, save_every=epoch),
+        evaluation=partial(evaluate_vqa, candidates=answers),
+    )
+
+
+def _pretrained(checkpoint: Path) -> FusionModel:
+    model = albef_base(384, vision_weights=False, text_weights=False)
+    start_from(model, checkpoint)
+    return for_questions(model)
+
+
+def _published_collator(text: str) -> SentenceCollator:
+    """Questions as captions are cleaned and cut, without [SEP]; answers as they are, with it."""
+    return SentenceCollator(
+        Tokenizer(text, max_tokens=25, max_words=30, sep=False), answers=Tokenizer(text, max_tokens=25, clean=False)
+    )
+
+
+def vqa_scenes(questions: int = 200_000, text_only: bool = False) -> Recipe:
+    """A small model learns to answer questions about the built-in scenes, from nothing, in some minutes on two cores.
+
+    Args:
+        questions: number of different training questions.
+        text_only: hide the pictures: the baseline. Half of the questions of each kind repeat the words of the other
+            half and have another answer.
+    """
+    pixels = 64
+    tokenizer = Tokenizer("scenes")
+    plain = EvalTransform(pixels, CENTRED, CENTRED)  # drawn scenes vary without augmentation
+    transform = Blank(plain) if text_only else plain
+    return Recipe(
+        name="vqa_scenes",
+        model=partial(_small, tokenizer.vocab_size, pixels),
+        task=Answer(distill=0.0),  # a teacher that averages over a short run from nothing has little to say
+        data=Data(
+            train=partial(SceneQuestions, "train", questions, image_size=pixels),
+            transform=transform,
+            collator=partial(SentenceCollator, tokenizer, answers=tokenizer),
+            evaluate=partial(SceneQuestions, "val", 1400, image_size=pixels),
+            eval_transform=transform,
+        ),
+        optim=AdamW(lr=1e-3, betas=(0.9, 0.98), warmup=100, final=0.01),
+        run=Run(steps=1500, batch=64, clip=1.0, workers=1, log_every=10, save_every=500),
+        evaluation=partial(evaluate_vqa, candidates=ANSWERS),
+    )
+
+
+def _small(vocab_size: int, pixels: int) -> FusionModel:
+    return for_questions(albef_tiny_conv(vocab_size, pixels, fusion_layers=2), layers=1)
