@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from wordregion.data.datasets.daquar import Daquar
+from wordregion.data.datasets.opening import open_source
 from wordregion.data.datasets.vqa import AlbefVqa, VqaV2, agreement, open_questions, read_answers
 from wordregion.data.transforms import TrainTransform
 from wordregion.errors import DataError, UsageError
@@ -151,6 +152,13 @@ def test_daquar(rooms):
         data[3]
     with pytest.raises(DataError, match="line 9, field 'answer'"):
         data[4]
+
+
+def test_each_format_is_recognised(v2, rooms):
+    assert isinstance(open_source(str(v2 / "v2_OpenEnded_mscoco_val2014_questions.json")), VqaV2)
+    assert isinstance(open_source(str(write(v2 / "q.json", [{"question": "Who?", "image": "a.jpg"}]))), AlbefVqa)
+    assert len(open_source(f"{rooms}#val")) == 1
+    assert isinstance(open_source(str(rooms), rooms.parent), Daquar)
 
 
 def test_daquar_holds_out_photos(rooms):

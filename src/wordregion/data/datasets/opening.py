@@ -4,18 +4,20 @@ from pathlib import Path
 
 from wordregion.data.datasets.albef import AlbefJson
 from wordregion.data.datasets.coco import CocoCaptions, CocoInstances
+from wordregion.data.datasets.daquar import Daquar
 from wordregion.data.datasets.flickr import Flickr30kEntities
 from wordregion.data.datasets.nlvr import Nlvr
 from wordregion.data.datasets.nlvr2 import Nlvr2, kind_of_statements
 from wordregion.data.datasets.pairs import ImageText
+from wordregion.data.datasets.vqa import open_questions
 from wordregion.data.files import load_json
 from wordregion.data.sources import HFDataset, Jsonl, Parquet, Tar
 from wordregion.errors import DataError, UsageError
 from wordregion.schema import Dataset
 
 KINDS = (
-    "scenes, a .jsonl, .json (ALBEF captions, COCO captions or instances, NLVR, NLVR2), .parquet or .tar file "
-    "(or pattern), "
+    "scenes, a .jsonl, .json (ALBEF captions or questions, COCO captions or instances, NLVR, NLVR2, VQA v2 questions), "
+    ".txt (DAQUAR), .parquet or .tar file (or pattern), "
     "or a folder of Flickr30k Entities or of a saved Hugging Face data set"
 )
 
@@ -44,6 +46,8 @@ def open_source(spec: str, images: Path | None = None) -> Dataset:
         return Scenes(split="val", size=_VAL_SCENES) if split == "val" else Scenes()
     if Path(path).is_dir():
         return _open_folder(Path(path), split, images)
+    if Path(path).suffix.lower() == ".txt" and Path(path).is_file():
+        return Daquar(path, images or Path(path).parent, split or "all")  # type: ignore[arg-type]  # checked there
     if split is not None:
         raise UsageError(f"{spec}: '#{split}' names a split, but {path} is no folder. Leave it out.")
     suffix = Path(path).suffix.lower()
@@ -80,8 +84,12 @@ def _open_folder(path: Path, split: str | None, images: Path | None) -> Dataset:
 
 
 def _open_json(path: Path, images: Path | None) -> Dataset:
-    remedy = "Expected ALBEF's list of captions, or COCO's captions or instances."
+    remedy = "Expected ALBEF's list of captions or questions, VQA v2's questions, or COCO's captions or instances."
     content = load_json(path, "a JSON file of captions or boxes")
+    if (isinstance(content, dict) and "questions" in content) or (
+        isinstance(content, list) and any(isinstance(record, dict) and "question" in record for record in content[:100])
+    ):
+        return open_questions(path, images, content=content)
     if isinstance(content, list):
         return AlbefJson(path, images, content)
     if not isinstance(content, dict):

@@ -36,6 +36,7 @@ class VqaV2:
         questions: ``v2_OpenEnded_mscoco_SUBSET_questions.json``.
         annotations: ``v2_mscoco_SUBSET_annotations.json``; None for a test set.
         images: folder or tar of ``COCO_SUBSET_NUMBER.jpg``; default: the folder SUBSET beside the questions.
+        content: the parsed file of questions, if the caller has it already.
 
     Raises:
         UsageError: if a path does not exist.
@@ -43,10 +44,14 @@ class VqaV2:
     """
 
     def __init__(
-        self, questions: Path | str, annotations: Path | str | None = None, images: Path | str | None = None
+        self,
+        questions: Path | str,
+        annotations: Path | str | None = None,
+        images: Path | str | None = None,
+        content: Any = None,
     ) -> None:
         self.path, self.name = Path(questions), str(questions)
-        content = load_json(self.path, "VQA v2 questions")
+        content = load_json(self.path, "VQA v2 questions") if content is None else content
         records = _list_in(content, "questions", self.name)
         subset = text_value(required(content, "data_subtype", self.name, _V2_REMEDY), self.name, "data_subtype")
         self._subset = "test2015" if subset.startswith("test") else subset
@@ -146,7 +151,7 @@ class AlbefVqa:
 
 
 def open_questions(
-    path: Path | str, images: Path | str | None = None, vg_images: Path | str | None = None
+    path: Path | str, images: Path | str | None = None, vg_images: Path | str | None = None, content: Any = None
 ) -> VqaV2 | AlbefVqa:
     """VQA v2 questions, with the annotations that lie beside them under their published name, or ALBEF's JSON.
 
@@ -154,17 +159,18 @@ def open_questions(
         path: the file of questions.
         images: folder or tar of the images; see the classes.
         vg_images: of Visual Genome, for ALBEF's JSON.
+        content: the parsed file, if the caller has it already.
 
     Raises:
         UsageError: if a path does not exist.
         DataError: if the file is of neither format.
     """
     path = Path(path)
-    content = load_json(path, "VQA v2 questions or ALBEF's list of questions")
+    content = load_json(path, "VQA v2 questions or ALBEF's list of questions") if content is None else content
     if isinstance(content, list):
         return AlbefVqa(path, images, vg_images, content)
     beside = path.with_name(path.name.replace("OpenEnded_", "").replace("_questions", "_annotations"))
-    return VqaV2(path, beside if beside != path and beside.is_file() else None, images)
+    return VqaV2(path, beside if beside != path and beside.is_file() else None, images, content)
 
 
 def read_answers(path: Path | str) -> tuple[str, ...]:
