@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from wordregion.recipes.albef import albef_4m, albef_demo
 from wordregion.recipes.flickr_small import flickr_small
+from wordregion.recipes.nlvr import nlvr2, nlvr2_pretrain, nlvr_scenes
 from wordregion.recipes.recipe import Recipe
 from wordregion.recipes.refer import refer_refcoco_plus, refer_scenes
 from wordregion.recipes.vqa import vqa_scenes, vqa_v2
@@ -12,6 +13,9 @@ BUILTIN: dict[str, Callable[..., Recipe]] = {
     "albef_demo": albef_demo,
     "albef_4m": albef_4m,
     "flickr_small": flickr_small,
+    "nlvr2_pretrain": nlvr2_pretrain,
+    "nlvr2": nlvr2,
+    "nlvr_scenes": nlvr_scenes,
     "refer_refcoco_plus": refer_refcoco_plus,
     "refer_scenes": refer_scenes,
     "vqa_v2": vqa_v2,
