@@ -1,4 +1,4 @@
-"""The command line: demo, train, eval, data check, bench.
+"""The command line: demo, train, eval, predict, data check, bench.
 
 Every command is a typed function or dataclass that tyro turns into flags. What a user can mend is raised as a
 `WordregionError` and leaves as one line on stderr with exit status 2.
@@ -39,6 +39,7 @@ usage: wordregion COMMAND ...
   demo               train a small ALBEF on built-in scenes, write a report (about 5 minutes on 2 cores)
   train RECIPE       train a recipe: a built-in name, or my_file.py:my_function
   eval RUN           measure a trained run on its task
+  predict heatmap    draw where a trained run looks for each word of a text
   data check SOURCE  read a data set, count what is in it, list what is broken
   bench [NAME]       the benchmarks of a checkout
 
@@ -201,7 +202,7 @@ def _dispatch(args: list[str]) -> int:
         print(__version__)
         return 0
     commands: dict[str, Callable[[list[str]], int]] = {
-        "demo": _demo, "train": _train, "eval": _eval, "data": _data, "bench": _bench,
+        "demo": _demo, "train": _train, "eval": _eval, "predict": _predict, "data": _data, "bench": _bench,
     }  # fmt: skip
     if args[0] not in commands:
         raise UsageError(_unknown("command", args[0], commands))
@@ -298,6 +299,44 @@ def _eval(args: list[str]) -> int:
     )
     print(f"written: {out}")
     return 0
+
+
+def _predict(args: list[str]) -> int:
+    if args[:1] != ["heatmap"]:
+        if args and args[0] not in ("-h", "--help"):
+            raise UsageError(f"predict: unknown action '{args[0]}'. Use: wordregion predict heatmap IMAGE TEXT")
+        args = ["heatmap", "--help"]
+    from wordregion.predict import HeatmapFlags, check_heatmap, draw_heatmap, word_maps
+
+    flags = _parse(HeatmapFlags, "wordregion predict heatmap", args[1:])
+    if flags is None:
+        return 0
+    picture = check_heatmap(flags)
+    device = _device(flags.device)
+    model, tokenizer, transform = _trained(flags.run, flags.vocab, device)
+    maps = word_maps(
+        model, tokenizer, transform, picture, flags.text, mode=flags.mode, layer=flags.layer, phrase=flags.phrase
+    )
+    draw_heatmap(picture, maps).save(flags.out)
+    print(f"written: {flags.out}")
+    return 0
+
+
+def _trained(run: Path, vocab: str, device: "torch.device") -> tuple[Any, Any, Any]:
+    """Model, tokenizer and transform of a run, or of a folder that holds a model alone."""
+    from wordregion.data.tokens import Tokenizer
+    from wordregion.data.transforms import EvalTransform
+    from wordregion.models.store import STRUCTURE, load_model
+    from wordregion.runs import load_student, read_record
+
+    if not (run / "recipe.json").is_file() and (run / STRUCTURE).is_file():
+        model = load_model(run).to(device)
+        return model, Tokenizer(vocab, sep=False), EvalTransform(model.image_size)
+    spec = (record := read_record(run))["source"]
+    recipe = call_recipe(find_recipe(spec), spec, _typed(find_recipe(spec), spec, record.get("arguments", {})))
+    if recipe.data.eval_transform is None:
+        raise UsageError(f"predict: recipe {spec} has no eval_transform. Give its Data one.")
+    return load_student(recipe, run, device)[0], recipe.data.collator().tokenizer, recipe.data.eval_transform
 
 
 def _data(args: list[str]) -> int:

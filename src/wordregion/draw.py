@@ -3,12 +3,13 @@
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 INK = "#1f2430"
@@ -80,3 +81,28 @@ def curves_svg(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], yl
         figure.savefig(memory, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     svg = memory.getvalue()
     return svg[svg.index("<svg") :]
+
+
+def labelled_grid(tiles: Sequence[tuple[Image.Image, str]], columns: int = 4, margin: int = 12) -> Image.Image:
+    """Pictures in rows on white, each with its label under it; a label that is too long ends in an ellipsis.
+
+    Args:
+        tiles: pictures of one size, with labels.
+        columns: pictures a row, at most.
+        margin: pixels around each.
+    """
+    font = ImageFont.truetype(str(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), 14)
+    columns = min(columns, len(tiles))
+    rows = -(-len(tiles) // columns)
+    width, height = tiles[0][0].size
+    step_x, step_y = width + margin, height + 24 + margin
+    sheet = Image.new("RGB", (columns * step_x + margin, rows * step_y + margin), "white")
+    pen = ImageDraw.Draw(sheet)
+    for index, (picture, label) in enumerate(tiles):
+        x, y = margin + index % columns * step_x, margin + index // columns * step_y
+        sheet.paste(picture, (x, y))
+        shown = label
+        while len(shown) > 1 and pen.textlength(shown, font) > width:
+            shown = shown.rstrip("…")[:-1] + "…"
+        pen.text((x + width / 2, y + height + 4), shown, INK, font, anchor="ma")
+    return sheet
