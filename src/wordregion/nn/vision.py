@@ -9,7 +9,6 @@ from typing import Any
 import timm
 import torch
 from jaxtyping import Float
-from timm.utils.model import freeze_batch_norm_2d
 from torch import Tensor, nn
 
 from wordregion.nn.weights import load_backbone, read_weights
@@ -28,6 +27,8 @@ class TimmVision(nn.Module):
             timm's layout; False = random initialisation.
         drop_path: stochastic depth rate in [0, 1) at the last block.
         settings: further architecture settings of timm, for example ``{"embed_dim": 192, "depth": 4}``.
+        subsample_first: a ResNet whose stages subsample in their first 1x1 convolution (He et al. 2016, Keras) instead
+            of the 3x3 as in timm; the weights decide which.
 
     Raises:
         CheckpointError: if a weight file is missing, damaged or lacks a part of the backbone.
@@ -44,6 +45,7 @@ class TimmVision(nn.Module):
         weights: bool | str | Path = False,
         drop_path: float = 0.0,
         settings: dict[str, Any] | None = None,
+        subsample_first: bool = False,
     ) -> None:
         super().__init__()
         arguments: dict[str, Any] = dict(settings or {})
@@ -54,21 +56,32 @@ class TimmVision(nn.Module):
         body = timm.create_model(name, pretrained=weights is True, num_classes=0, global_pool="", **arguments)
         if isinstance(weights, (str, Path)):
             load_backbone(body, read_weights(weights), source=str(weights), ignore=("head.", "fc.", "classifier."))
-        self.body = freeze_batch_norm_2d(body)
+        if subsample_first:
+            for first, *_ in (body.layer2, body.layer3, body.layer4):
+                first.conv1.stride, first.conv2.stride = first.conv2.stride, first.conv1.stride
+        self.body = body
         self.name, self.drop_path, self.settings = name, drop_path, settings or {}
+        self.subsample_first = subsample_first
         self.image_size = image_size
         self.prefix_tokens = int(getattr(body, "num_prefix_tokens", 0))
         self.channels_last = getattr(body, "output_fmt", "NCHW") == "NHWC" or name.startswith("swin")
         with torch.no_grad():
-            was_training = self.body.training
             features = self.body.eval().forward_features(torch.zeros(1, 3, image_size, image_size))
             tokens = self._tokens(features)
-            self.train(was_training)
         self.convolutional = features.ndim == 4 and not self.channels_last
         if self.convolutional:  # CPUs and GPUs convolve faster with the channels innermost
             self.body.to(memory_format=torch.channels_last)
         self.width = tokens.shape[-1]
         self.grid = round((tokens.shape[1] - 1) ** 0.5)
+        self.train()
+
+    def train(self, mode: bool = True) -> "TimmVision":
+        """Switches dropout and drop path; batch normalisation keeps to its stored statistics."""
+        super().train(mode)
+        for part in self.body.modules():
+            if isinstance(part, nn.modules.batchnorm._BatchNorm):
+                part.eval()
+        return self
 
     def forward(self, image_B3HW: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:
         """Encodes normalised pixels; position 0 of the result is the summary token."""

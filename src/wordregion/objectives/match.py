@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 
+from wordregion.errors import UsageError
 from wordregion.mining import Draw, draw_one, hard_negatives
 from wordregion.models.fusion import FusionModel
 from wordregion.nn.fusion import Fused
@@ -20,19 +21,26 @@ class Match:
 
     Attributes:
         weight: factor of the loss.
+        hardness: how much the negatives resemble the truth: they are drawn from the softmax of hardness x ITC logits; 1
+            as published, 0 = uniformly. Small data learns nothing from negatives that its contrast can't tell apart.
         draw: how negatives are drawn from row weights; exchangeable for tests.
     """
 
     weight: float = 1.0
+    hardness: float = 1.0
     draw: Draw = field(default=draw_one, repr=False)
     wants_masked = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.hardness <= 1:
+            raise UsageError(f"Match: hardness={self.hardness} is outside [0, 1]. 1 is as published.")
 
     def pairs(self, scene: AlignScene) -> Pairs:
         """Positives; then (hard image, text); then (image, hard text)."""
         own = row_range(0, scene.texts, scene.text)
         image_of = scene.batch.text_image
-        bad_image, _ = hard_negatives(scene.local(scene.text_to_image), scene.same, self.draw)
-        bad_text, _ = hard_negatives(scene.local(scene.image_to_text), scene.same, self.draw)
+        bad_image, _ = hard_negatives(scene.local(scene.text_to_image), scene.same, self.draw, self.hardness)
+        bad_text, _ = hard_negatives(scene.local(scene.image_to_text), scene.same, self.draw, self.hardness)
         return Pairs(row=torch.cat([own, own, bad_text]), image=torch.cat([image_of, image_of[bad_image], image_of]))
 
     def __call__(self, model: FusionModel, scene: AlignScene, fused: Fused | None) -> Losses:

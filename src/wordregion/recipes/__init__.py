@@ -3,19 +3,27 @@
 from collections.abc import Callable
 
 from wordregion.recipes.albef import albef_4m, albef_demo
-from wordregion.recipes.flickr_small import flickr_small
+from wordregion.recipes.entailment import entail_scenes, entail_snli_ve
+from wordregion.recipes.flickr_small import flickr_frozen, flickr_small
 from wordregion.recipes.nlvr import nlvr2, nlvr2_pretrain, nlvr_scenes
 from wordregion.recipes.recipe import Recipe
 from wordregion.recipes.refer import refer_refcoco_plus, refer_scenes
+from wordregion.recipes.retrieval import retrieval_coco, retrieval_flickr, retrieval_scenes
 from wordregion.recipes.vqa import vqa_scenes, vqa_v2
 
 BUILTIN: dict[str, Callable[..., Recipe]] = {
     "albef_demo": albef_demo,
     "albef_4m": albef_4m,
+    "flickr_frozen": flickr_frozen,
     "flickr_small": flickr_small,
     "nlvr2_pretrain": nlvr2_pretrain,
     "nlvr2": nlvr2,
     "nlvr_scenes": nlvr_scenes,
+    "retrieval_flickr": retrieval_flickr,
+    "retrieval_coco": retrieval_coco,
+    "retrieval_scenes": retrieval_scenes,
+    "entail_snli_ve": entail_snli_ve,
+    "entail_scenes": entail_scenes,
     "refer_refcoco_plus": refer_refcoco_plus,
     "refer_scenes": refer_scenes,
     "vqa_v2": vqa_v2,

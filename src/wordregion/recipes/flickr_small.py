@@ -1,68 +1,115 @@
 """ALBEF on a few thousand real photos from pretrained encoders, for a machine with two cores."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from wordregion.data.collate import Collator
 from wordregion.data.datasets.flickr import Flickr30kEntities
 from wordregion.data.tokens import Masking, Tokenizer
-from wordregion.data.transforms import EvalTransform, TrainTransform
+from wordregion.data.transforms import EvalTransform
 from wordregion.errors import UsageError
+from wordregion.models.fusion import FusionModel
+from wordregion.models.store import start_from
 from wordregion.models.zoo import albef_cnn
 from wordregion.objectives import Contrast, MaskedWords, Match
 from wordregion.recipes.recipe import AdamW, Data, Recipe, Run
 from wordregion.tasks.align import Align
 
 FUSION_LAYERS = 2
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+KERAS_MEAN, KERAS_STD = (123.68 / 255, 116.779 / 255, 103.939 / 255), (1.0, 1.0, 1.0)
 
 
-def flickr_small(data: Path = Path("data/flickr30k_entities"), weights: Path = Path("weights")) -> Recipe:
-    """All three losses with distillation on Flickr30k photos: frozen MobileNetV2, BERT 6 x 384, two fusion layers.
+def flickr_frozen(data: Path = Path("data/flickr30k_entities"), weights: Path = Path("weights")) -> Recipe:
+    """The plain baseline on Flickr30k photos: frozen ResNet-50 and BERT features, two projection heads, contrast alone.
 
-    `examples/flickr_small/prepare.py` makes the weights folder. Three captions of a photo share one image encoding.
+    `examples/flickr_small/prepare.py` makes the weights folder. `flickr_small` starts from this run.
 
     Args:
         data: Flickr30k Entities: ``train.txt``, ``val.txt``, images and annotations.
-        weights: holds ``mobilenetv2_100.safetensors`` and ``bert/``.
+        weights: holds ``resnet50_keras.safetensors`` and ``bert/``.
 
     Raises:
         UsageError: if the weights folder lacks a part.
     """
-    vision, text = weights / "mobilenetv2_100.safetensors", weights / "bert"
+    vision, text = weights / "resnet50_keras.safetensors", weights / "bert"
     for part in (vision, text / "config.json", text / "model.safetensors", text / "vocab.txt"):
         if not part.is_file():
             raise UsageError(f"flickr_small: {part} is missing. Make it with examples/flickr_small/prepare.py.")
-    cross = tuple((f"fusion.layers.{layer}.cross.", 3.0) for layer in range(FUSION_LAYERS))
+    plain = EvalTransform(224, KERAS_MEAN, KERAS_STD)  # each photo is encoded once, so none is augmented
     return Recipe(
-        name="flickr_small",
-        model=partial(albef_cnn, "mobilenetv2_100", vision, text, fusion_layers=FUSION_LAYERS),
+        name="flickr_frozen",
+        model=partial(
+            albef_cnn, "resnet50", vision, text, fusion_layers=FUSION_LAYERS, dropout=0.0, subsample_first=True
+        ),
         task=Align(
-            objectives=(Contrast(same_image_positives=True), Match(), MaskedWords()),
-            momentum=0.99,
-            queue_size=4096,
-            ramp_steps=236,
+            objectives=(Contrast(),),
+            momentum=0.0,  # no history: the keys are the batch's own
+            queue_size=0,
+            distill=0.0,
+            keep_image_tokens=True,
         ),
         data=Data(
             train=partial(Flickr30kEntities, data, "train"),
-            transform=TrainTransform(224, (0.5, 1.0), randaugment=None, mean=IMAGENET_MEAN, std=IMAGENET_STD),
-            collator=lambda: Collator(Tokenizer(text / "vocab.txt", max_tokens=20), Masking(), texts_per_image=3),
+            transform=plain,
+            collator=lambda: Collator(Tokenizer(text / "vocab.txt", max_tokens=30)),
             evaluate=partial(Flickr30kEntities, data, "val"),
-            eval_transform=EvalTransform(224, IMAGENET_MEAN, IMAGENET_STD),
+            eval_transform=plain,
         ),
         optim=AdamW(
-            lr=2e-4,
+            lr=1e-3,
+            weight_decay=0.1,
             warmup=20,
+            lr_scale=(("temperature", 0.1),),
+            freeze=("vision.", "text.", "fusion.", "heads."),
+        ),
+        run=Run(steps=300, batch=256, precision="bf16", workers=1, log_every=10, save_every=100),
+    )
+
+
+def flickr_small(
+    start: Path = Path("runs/flickr_frozen"),
+    data: Path = Path("data/flickr30k_entities"),
+    weights: Path = Path("weights"),
+) -> Recipe:
+    """All three losses with distillation on Flickr30k photos: frozen ResNet-50, BERT 6 x 384, two fusion layers.
+
+    Args:
+        start: run of `flickr_frozen`: its projections are where this one begins.
+        data: Flickr30k Entities: ``train.txt``, ``val.txt``, images and annotations.
+        weights: as for `flickr_frozen`.
+
+    Raises:
+        UsageError: if the weights folder lacks a part.
+    """
+    frozen = flickr_frozen(data, weights)
+    tokenizer = partial(Tokenizer, weights / "bert" / "vocab.txt", max_tokens=20)
+    new = (("fusion.layers.", 2.0), ("heads.", 4.0))
+    cross = tuple((f"fusion.layers.{layer}.cross.", 4.0) for layer in range(FUSION_LAYERS))
+    return replace(
+        frozen,
+        name="flickr_small",
+        model=partial(_started, frozen.model, start),
+        task=Align(
+            objectives=(Contrast(same_image_positives=True), Match(hardness=0.3), MaskedWords()),
+            momentum=0.99,
+            queue_size=4096,
+            ramp_steps=236,
+            keep_image_tokens=True,
+        ),
+        data=replace(frozen.data, collator=lambda: Collator(tokenizer(), Masking(), texts_per_image=2)),
+        optim=AdamW(
+            lr=2e-4,
+            warmup=40,
             final=0.02,
-            lr_scale=(
-                *cross,
-                ("heads.match.", 3.0),
-                ("text.", 0.5),
-                ("image_proj.", 10.0),
-                ("text_proj.", 10.0),
-                ("temperature", 10.0),
-            ),
+            lr_scale=(*cross, *new, ("text.", 0.15), ("image_proj.", 0.5), ("text_proj.", 0.5), ("temperature", 5.0)),
             freeze=("vision.",),
         ),
-        run=Run(steps=600, batch=32, precision="bf16", clip=5.0, workers=1, log_every=10, save_every=200),
+        run=Run(steps=900, batch=48, precision="bf16", clip=5.0, workers=1, log_every=10, save_every=200),
     )
+
+
+def _started(build: partial[FusionModel], start: Path) -> FusionModel:
+    model = build()
+    start_from(model, start)
+    return model
