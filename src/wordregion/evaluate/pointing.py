@@ -13,10 +13,13 @@ from wordregion.models.gradcam import resize
 SIDE = 384
 """Pixels at which maps are read. Boxes are in [0, 1], so a picture's own aspect ratio changes nothing."""
 
+AT_ONCE = 64
+"""Resized maps held at a time."""
+
 
 def peaks(maps_GYX: Float[Tensor, "G Y X"], side: int = SIDE) -> Float[Tensor, "G 2"]:
     """(x, y) in [0, 1] of each map's maximum, after bicubic resizing to `side` pixels."""
-    flat_G = resize(maps_GYX, side, side).flatten(1).argmax(1)
+    flat_G = torch.cat([resize(part, side, side).flatten(1).argmax(1) for part in maps_GYX.split(AT_ONCE)])
     return (torch.stack([flat_G % side, flat_G // side], 1) + 0.5) / side
 
 
