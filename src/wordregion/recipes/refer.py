@@ -3,8 +3,6 @@
 from functools import partial
 from pathlib import Path
 
-from torch import Tensor
-
 from wordregion.data.collate import Collator
 from wordregion.data.datasets.refer import Referring
 from wordregion.data.scene_phrases import ScenePhrases
@@ -12,10 +10,9 @@ from wordregion.data.tokens import Masking, Tokenizer
 from wordregion.data.transforms import EvalTransform, TrainTransform
 from wordregion.errors import UsageError
 from wordregion.evaluate.grounding import evaluate_grounding
-from wordregion.mining import draw_one
 from wordregion.models.fusion import FusionModel
 from wordregion.models.store import start_from
-from wordregion.models.zoo import albef_base, albef_tiny_conv
+from wordregion.models.zoo import albef_base, albef_tiny_conv, for_retrieval
 from wordregion.objectives import Contrast, MaskedWords, Match
 from wordregion.recipes.recipe import AdamW, Data, Recipe, Run
 from wordregion.tasks.align import Align
@@ -37,7 +34,7 @@ def refer_refcoco_plus(
     """RefCOCO+ without boxes, as published: 5 epochs at 384 pixels, AdamW 1e-5, batch 256, distillation 0.4.
 
     Args:
-        checkpoint: pre-trained albef_base: the folder of a run, or a weight file of ours.
+        checkpoint: pre-trained albef_base: the folder of a run, a weight file of ours, or a released checkpoint.
         train: expressions to train on, in ALBEF's JSON.
         val: expressions to evaluate on; the splits are named by `refs`.
         images: folder or tar of COCO's train2014 photos, where the image paths begin.
@@ -72,19 +69,15 @@ def refer_refcoco_plus(
 
 
 def _pretrained(checkpoint: Path) -> FusionModel:
-    model = albef_base(384, vision_weights=False, text_weights=False)
-    del model.heads["mask"]  # not trained here
+    model = for_retrieval(albef_base(384, vision_weights=False, text_weights=False))
     start_from(model, checkpoint)
     return model
 
 
-def any_negative(weights_QC: Tensor) -> Tensor:
-    """One candidate a row, the alike no likelier than others: "the red circle" is true of the most alike scenes too."""
-    return draw_one((weights_QC > 0).float())
-
-
 def refer_scenes(scenes: int = 100_000) -> Recipe:
-    """A small model on the phrases of the built-in scenes, from nothing, without a box.
+    """A small model on captions and phrases of the built-in scenes, from nothing, without a box.
+
+    Negatives are drawn uniformly, since "the red circle" is true of the most alike scenes too.
 
     Args:
         scenes: number of different training scenes.
@@ -96,7 +89,7 @@ def refer_scenes(scenes: int = 100_000) -> Recipe:
         name="refer_scenes",
         model=partial(albef_tiny_conv, tokenizer.vocab_size, pixels, fusion_layers=2),
         task=Align(
-            objectives=(Contrast(same_image_positives=True), Match(draw=any_negative), MaskedWords()),
+            objectives=(Contrast(same_image_positives=True), Match(hardness=0.0), MaskedWords()),
             momentum=0.5,
             queue_size=0,
             distill=0.0,
