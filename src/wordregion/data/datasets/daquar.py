@@ -4,7 +4,6 @@ import re
 from collections import Counter
 from itertools import zip_longest
 from pathlib import Path
-from typing import Literal
 
 from wordregion.data.files import check_index, existing_file
 from wordregion.data.images import ImageStore
@@ -38,7 +37,7 @@ class Daquar:
         self,
         path: Path | str,
         images: Path | str,
-        part: Literal["all", "train", "val"] = "all",
+        part: str = "all",
         suffix: str = ".jpg",
     ) -> None:
         if part not in ("all", "train", "val"):

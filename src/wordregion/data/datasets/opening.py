@@ -9,6 +9,7 @@ from wordregion.data.datasets.flickr import Flickr30kEntities
 from wordregion.data.datasets.nlvr import Nlvr
 from wordregion.data.datasets.nlvr2 import Nlvr2, kind_of_statements
 from wordregion.data.datasets.pairs import ImageText
+from wordregion.data.datasets.snli_ve import SnliVe, is_snli_ve
 from wordregion.data.datasets.vqa import open_questions
 from wordregion.data.files import load_json
 from wordregion.data.sources import HFDataset, Jsonl, Parquet, Tar
@@ -47,12 +48,14 @@ def open_source(spec: str, images: Path | None = None) -> Dataset:
     if Path(path).is_dir():
         return _open_folder(Path(path), split, images)
     if Path(path).suffix.lower() == ".txt" and Path(path).is_file():
-        return Daquar(path, images or Path(path).parent, split or "all")  # type: ignore[arg-type]  # checked there
+        return Daquar(path, images or Path(path).parent, split or "all")
     if split is not None:
         raise UsageError(f"{spec}: '#{split}' names a split, but {path} is no folder. Leave it out.")
     suffix = Path(path).suffix.lower()
     if suffix in (".json", ".jsonl") and (statements := kind_of_statements(Path(path))) is not None:
         return (Nlvr2 if statements == "nlvr2" else Nlvr)(path, images)
+    if suffix in (".json", ".jsonl") and is_snli_ve(Path(path)):
+        return SnliVe(path, images)
     match suffix:
         case ".jsonl" | ".ndjson":
             return ImageText(Jsonl(path), images)
