@@ -1,4 +1,4 @@
-"""The command line: demo, train, eval, predict, data check, bench.
+"""The command line: demo, train, eval, predict, convert, data check, bench.
 
 Every command is a typed function or dataclass that tyro turns into flags. What a user can mend is raised as a
 `WordregionError` and leaves as one line on stderr with exit status 2.
@@ -40,6 +40,7 @@ usage: wordregion COMMAND ...
   train RECIPE       train a recipe: a built-in name, or my_file.py:my_function
   eval RUN           measure a trained run on its task
   predict heatmap    draw where a trained run looks for each word of a text
+  convert IN OUT     a released checkpoint to a model folder of ours, or back
   data check SOURCE  read a data set, count what is in it, list what is broken
   bench [NAME]       the benchmarks of a checkout
 
@@ -164,6 +165,31 @@ class CheckFlags:
 
 
 @dataclass(frozen=True)
+class ConvertFlags:
+    """Turns a released checkpoint into a model folder of ours (model.safetensors, model.json), or such a folder back.
+
+    A pre-training checkpoint becomes any of the models: position embeddings are resized, new heads start fresh. Prints
+    what was loaded, resized, left new and ignored.
+
+    Examples: `wordregion convert ALBEF.pth --as albef/retrieval models/retrieval`,
+    `wordregion convert runs/retrieval --to-official retrieval.pth`
+    """
+
+    source: Positional[Path]
+    """the checkpoint file; with --to-official: the folder of a model or run"""
+    out: Positional[Path]
+    """folder to write; with --to-official: the checkpoint file"""
+    layout: Annotated[str | None, arg(name="as", metavar="KIND", help_behavior_hint="")] = None
+    """albef/pretrain, albef/retrieval, albef/vqa, albef/entailment, albef/nlvr or albef/nlvr_pretrain"""
+    to_official: bool = False
+    """write the released layout, which the model's heads decide"""
+    momentum: bool = False
+    """take the checkpoint's momentum copy, the teacher"""
+    image_size: int | None = None
+    """pixels of the model (default: 384, pre-trainings 256)"""
+
+
+@dataclass(frozen=True)
 class BenchFlags:
     """Runs the programs of benchmarks/ in the current folder. Without a NAME, lists them."""
 
@@ -202,7 +228,8 @@ def _dispatch(args: list[str]) -> int:
         print(__version__)
         return 0
     commands: dict[str, Callable[[list[str]], int]] = {
-        "demo": _demo, "train": _train, "eval": _eval, "predict": _predict, "data": _data, "bench": _bench,
+        "demo": _demo, "train": _train, "eval": _eval, "predict": _predict, "convert": _convert,
+        "data": _data, "bench": _bench,
     }  # fmt: skip
     if args[0] not in commands:
         raise UsageError(_unknown("command", args[0], commands))
@@ -357,6 +384,31 @@ def _data(args: list[str]) -> int:
         contact_sheet(dataset, flags.picture)
         print(f"picture: {flags.picture}")
     return 0 if report.ok else 1
+
+
+def _convert(args: list[str]) -> int:
+    flags = _parse(ConvertFlags, "wordregion convert", args)
+    if flags is None:
+        return 0
+    if flags.to_official == (flags.layout is not None):
+        raise UsageError("convert: give either --as KIND (to ours) or --to-official. See: wordregion convert --help")
+    from wordregion.models.official import layout_of, load_official, official_checkpoint
+    from wordregion.models.store import load_model, save_model
+
+    if flags.to_official:
+        import torch
+
+        _writable(flags.out)
+        model = load_model(flags.source)
+        layout = layout_of(model)
+        torch.save({"model": official_checkpoint(model, layout)}, flags.out)
+        print(f"written: {flags.out} ({layout})")
+        return 0
+    _folder(flags.out)
+    model, report = load_official(flags.source, flags.layout, flags.image_size, flags.momentum)
+    save_model(model, flags.out)
+    print(f"{report}\nwritten: {flags.out}")
+    return 0
 
 
 def _bench(args: list[str]) -> int:

@@ -10,11 +10,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from tests.parity.golden import Golden, images, weights
-from wordregion.models.fusion import FusionModel
+from tests.parity.golden import Golden, images
+from tests.parity.released import released_model
 from wordregion.models.gradcam import match_attention, similarity_maps, text_maps, token_maps
-from wordregion.models.official import from_albef
-from wordregion.models.zoo import albef_base
 
 TEXT_LAYERS = 6
 SINGLE_BLOCK = 8  # of the arrays that do not say it
@@ -22,7 +20,7 @@ SINGLE_BLOCK = 8  # of the arrays that do not say it
 
 def arrays(golden: Golden, names: list[str]) -> Iterator[tuple[str, Tensor]]:
     """Yields (name, array) of everything in the group that `names` asks for and this module knows."""
-    model = _model(golden)
+    model = released_model(golden, "retrieval", "albef/retrieval")
     rows = golden.inputs["captions_ids"][:2]
     ids = torch.tensor([row + [0] * (max(map(len, rows)) - len(row)) for row in rows])
     pixels = images((4, 3, 384, 384))
@@ -52,12 +50,3 @@ def arrays(golden: Golden, names: list[str]) -> Iterator[tuple[str, Tensor]]:
             yield name, attention(block, 1)[0].gradient
         elif re.fullmatch(r"notebook_per_token(_block\d+)?", part):
             yield name, attention(block, 1)[1][0]
-
-
-def _model(golden: Golden) -> FusionModel:
-    state = weights(golden.manifest["models"]["retrieval"])
-    state = {re.sub(r"^text_encoder\.(?!bert\.)", "text_encoder.bert.", name): value for name, value in state.items()}
-    model = albef_base(384, vision_weights=False, text_weights=False)
-    del model.heads["mask"]
-    model.load_state_dict(from_albef(model.state_dict(), state))
-    return model.eval()

@@ -6,17 +6,15 @@ has no settings, so a name says only what it holds.
 
 import re
 from collections.abc import Iterator
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from tests.parity.albef_pretrain import alpha_of
-from tests.parity.golden import Golden, images, weights
-from wordregion.models.fusion import FusionModel
-from wordregion.models.official import albef_names
+from tests.parity.golden import Golden, images
+from tests.parity.released import gradient_tables, released_model
+from wordregion.models.official import to_official
 from wordregion.models.two_images import pair_logits
-from wordregion.models.zoo import albef_nlvr_base
 from wordregion.schema import Batch
 from wordregion.tasks.assign_text import AssignText, AssignTextTask, assign
 from wordregion.tasks.nlvr import Nlvr, NlvrTask
@@ -26,10 +24,9 @@ from wordregion.tasks.teacher import update_teacher
 def arrays(golden: Golden, names: list[str]) -> Iterator[tuple[str, Tensor]]:
     """Yields (name, array) of everything in both groups that `names` asks for and this module knows."""
     if tuning := [name for name in names if not name.startswith("nlvr_pretrain")]:
-        state = weights(golden.manifest["models"]["nlvr"])
-        yield from _logits(golden, state, tuning)
+        yield from _logits(golden, tuning)
         for run in dict.fromkeys(run for name in tuning if (run := _run_of(name))):
-            yield from _tuning(golden, state, run, [name for name in tuning if _run_of(name) == run])
+            yield from _tuning(golden, run, [name for name in tuning if _run_of(name) == run])
     if pretraining := [name for name in names if name.startswith("nlvr_pretrain")]:
         yield from _pretraining(golden, pretraining)
 
@@ -38,18 +35,6 @@ def _run_of(name: str) -> str | None:
     """``nlvr/alpha04/loss`` and ``nlvr/alpha04__grad_l2`` -> ``nlvr/alpha04``."""
     found = re.match(r"nlvr/\w*?(nodistill|alpha\d+)(?=/|__|$)", name)
     return found[0] if found else None
-
-
-def _model(state: dict[str, Tensor], size: int, head: Literal["nlvr", "assign"], momentum: bool = False) -> FusionModel:
-    model = albef_nlvr_base(size, head, vision_weights=False, text_weights=False)
-    own = model.state_dict()
-    for name, value in own.items():
-        theirs = _theirs(name, momentum)
-        if theirs[0] in state:
-            value.copy_(torch.cat([torch.atleast_1d(state[key]) for key in theirs]))
-        else:  # fine-tuning has no contrast, the momentum copy no other parameter
-            assert name == "temperature" or "_proj." in name, theirs
-    return model.eval()
 
 
 def _batch(ids: list[list[int]], pixels: Tensor, text_image: list[int], label: list[int] | None = None) -> Batch:
@@ -74,18 +59,18 @@ def _tuning_batch(golden: Golden) -> Batch:
 
 
 @torch.no_grad()
-def _logits(golden: Golden, state: dict[str, Tensor], names: list[str]) -> Iterator[tuple[str, Tensor]]:
+def _logits(golden: Golden, names: list[str]) -> Iterator[tuple[str, Tensor]]:
     if asked := [name for name in names if _run_of(name) is None and name.endswith("logits")]:
-        model, batch = _model(state, 384, "nlvr"), _tuning_batch(golden)
+        model, batch = released_model(golden, "nlvr", "albef/nlvr"), _tuning_batch(golden)
         logits = pair_logits(model, batch, model.encode_image(batch.image))
         yield from ((name, logits) for name in asked)
 
 
-def _tuning(golden: Golden, state: dict[str, Tensor], run: str, names: list[str]) -> Iterator[tuple[str, Tensor]]:
+def _tuning(golden: Golden, run: str, names: list[str]) -> Iterator[tuple[str, Tensor]]:
     distill = 0.0 if run.endswith("nodistill") else alpha_of(f"alpha{run.rpartition('alpha')[2]}")
-    task = NlvrTask(_model(state, 384, "nlvr"), Nlvr(distill=distill)).eval()
+    task = NlvrTask(released_model(golden, "nlvr", "albef/nlvr"), Nlvr(distill=distill)).eval()
     if task.teacher is not None:
-        task.teacher.load_state_dict(_model(state, 384, "nlvr", momentum=True).state_dict())
+        task.teacher.load_state_dict(released_model(golden, "nlvr", "albef/nlvr", momentum=True).state_dict())
         update_teacher(task.teacher, task.model, task.settings.momentum)  # the original's forward begins with it
     batch = _tuning_batch(golden)
     output = task(batch, task.counts(batch))
@@ -97,9 +82,10 @@ def _tuning(golden: Golden, state: dict[str, Tensor], run: str, names: list[str]
             with torch.no_grad():
                 yield name, pair_logits(task.model, batch, task.model.encode_image(batch.image))
     if task.teacher is not None:
-        for name, value in _split(task.teacher, momentum=True):
+        for name, value in to_official(task.teacher.state_dict(), "albef/nlvr", momentum=True).items():
             yield f"{run}/after_update/{name}", value
-    yield from _gradients(golden, task.model, names)
+    for prefix in _tables(names):
+        yield from gradient_tables(golden, prefix, task.model, "albef/nlvr")
 
 
 def _pretraining(golden: Golden, names: list[str]) -> Iterator[tuple[str, Tensor]]:
@@ -114,9 +100,9 @@ def _pretraining(golden: Golden, names: list[str]) -> Iterator[tuple[str, Tensor
         seen["draws"] = weights_TI.topk(2).indices
         return seen["draws"]
 
-    state = weights(golden.manifest["models"]["nlvr_pretrain"])
     task = AssignTextTask(
-        _model(state, 256, "assign"), AssignText(coins=lambda texts, device: coins, draw=largest)
+        released_model(golden, "nlvr_pretrain", "albef/nlvr_pretrain"),
+        AssignText(coins=lambda texts, device: coins, draw=largest),
     ).eval()
     task.model.heads["assign"].register_forward_hook(lambda module, inputs, output: seen.update(logits=output))
     output = task(batch, task.counts(batch))
@@ -135,7 +121,13 @@ def _pretraining(golden: Golden, names: list[str]) -> Iterator[tuple[str, Tensor
             yield name, chosen
         elif last == "weights":
             yield name, seen["weights"]
-    yield from _gradients(golden, task.model, names)
+    for prefix in _tables(names):
+        yield from gradient_tables(golden, prefix, task.model, "albef/nlvr_pretrain")
+
+
+def _tables(names: list[str]) -> list[str]:
+    """The prefixes of the gradient tables among the names."""
+    return list(dict.fromkeys(name.rpartition("__grad_")[0] for name in names if "__grad_" in name))
 
 
 def fixed_coins(sequence: list[float], texts: int) -> Tensor:
@@ -146,41 +138,3 @@ def fixed_coins(sequence: list[float], texts: int) -> Tensor:
         first = next(numbers)
         rows.append([first, next(numbers) if first > 1 / 3 else 0.0])
     return torch.tensor(rows)
-
-
-def _gradients(golden: Golden, model: FusionModel, names: list[str]) -> Iterator[tuple[str, Tensor]]:
-    """The tables ``PREFIX__grad_l2`` and ``PREFIX__grad_first_mid`` that are asked for."""
-    found = dict(_split(model, gradients=True))
-    missing = torch.full((), float("nan"))
-    for prefix in dict.fromkeys(name.rpartition("__grad_")[0] for name in names if "__grad_" in name):
-        norms, ends = [], []
-        for name in golden.manifest["outputs"][f"{prefix}__grad_names"]:
-            flat = found[name].flatten() if name in found else None
-            norms.append(missing if flat is None else flat.double().norm().float())
-            ends.append(torch.stack([missing, missing] if flat is None else [flat[0], flat[flat.numel() // 2]]))
-        yield f"{prefix}__grad_l2", torch.stack(norms)
-        yield f"{prefix}__grad_first_mid", torch.stack(ends)
-
-
-def _split(model: FusionModel, momentum: bool = False, gradients: bool = False) -> Iterator[tuple[str, Tensor]]:
-    """Parameters, or their gradients, under the original's names; shared ones under both of their names."""
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        value = parameter.grad if gradients else parameter
-        if value is not None:
-            theirs = _theirs(name, momentum)
-            yield from zip(theirs, value.chunk(len(theirs)), strict=True)
-
-
-def _theirs(ours: str, momentum: bool = False) -> list[str]:
-    """Names of the original whose tensors, concatenated, are our parameter `ours`."""
-    heads = {"heads.nlvr.hidden": "cls_head.0", "heads.nlvr.out": "cls_head.2", "heads.assign": "ta_head"}
-    stem, _, kind = ours.rpartition(".")
-    if stem in heads:
-        names = [f"{heads[stem]}.{kind}"]
-    elif found := re.match(r"fusion\.layers\.(\d+)\.(first|second)\.", ours):
-        layer = 2 * int(found[1]) + (found[2] == "second")
-        names = albef_names(f"fusion.layers.{layer}.{ours[found.end() :]}")
-    else:
-        names = albef_names(ours)
-    names = [name.replace("text_encoder.bert.", "text_encoder.") for name in names]
-    return [re.sub(r"^(\w+?)\.", r"\1_m.", name) for name in names] if momentum else names

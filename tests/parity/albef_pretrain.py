@@ -9,15 +9,17 @@ import torch
 from torch import Tensor
 
 from tests.parity.golden import Golden, images, weights
+from tests.parity.released import gradient_tables, released_model
 from wordregion.losses.tokens import masked_word_loss
 from wordregion.models.fusion import FusionModel
-from wordregion.models.official import from_albef, resize_positions, to_albef
-from wordregion.models.zoo import albef_base
+from wordregion.models.official import to_official
+from wordregion.models.report import resize_positions
 from wordregion.objectives import Contrast, MaskedWords, Match
 from wordregion.schema import Batch
 from wordregion.tasks.align import Align, AlignTask
 from wordregion.tasks.teacher import update_teacher
 
+LAYOUT = "albef/pretrain"
 QUEUE = 65536
 POINTER = {"alpha04": 65532}  # README: that run starts near the end of the queue, all others at 0
 
@@ -43,12 +45,6 @@ def _padded(rows: list[list[int]], value: int = 0) -> Tensor:
     return torch.tensor([row + [value] * (length - len(row)) for row in rows])
 
 
-def _model(state: dict[str, Tensor], momentum: bool = False) -> FusionModel:
-    model = albef_base(vision_weights=False, text_weights=False)
-    model.load_state_dict(from_albef(model.state_dict(), state, momentum))
-    return model.eval()
-
-
 @cache
 def _pixels(count: int) -> Tensor:
     return images((count, 3, 256, 256))
@@ -70,7 +66,7 @@ def _batch(golden: Golden) -> Batch:
 
 @torch.no_grad()
 def _static(golden: Golden, state: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    model, batch = _model(state), _batch(golden)
+    model, batch = released_model(golden, "pretrain", LAYOUT), _batch(golden)
     assert batch.masked_ids is not None
     assert batch.labels is not None
     image = model.encode_image(batch.image)
@@ -92,7 +88,9 @@ def _static(golden: Golden, state: dict[str, Tensor]) -> Iterator[tuple[str, Ten
         "mlm_logits_all_positions": logits,
         "mlm_logits_at_labels": logits[at],
         "mlm_loss_hard_only": masked_word_loss(logits[at], batch.labels[at]).mean(),
-        "image_embeds_m_before_update": _model(state, momentum=True).encode_image(batch.image),
+        "image_embeds_m_before_update": released_model(golden, "pretrain", LAYOUT, momentum=True).encode_image(
+            batch.image
+        ),
         "pos_embed_256_to_384": resize_positions(state["visual_encoder.pos_embed"], 24 * 24),
     }
     for name, value in found.items():
@@ -113,17 +111,15 @@ def _run(golden: Golden, state: dict[str, Tensor], run: str, names: list[str]) -
         distill=alpha_of(run),
         ramp_steps=0,
     )
-    task = AlignTask(_model(state), settings).eval()
-    task.teacher.load_state_dict(from_albef(task.teacher.state_dict(), state, momentum=True))
+    task = AlignTask(released_model(golden, "pretrain", LAYOUT), settings).eval()
+    task.teacher.load_state_dict(released_model(golden, "pretrain", LAYOUT, momentum=True).state_dict())
     task.queue.image.copy_(state["image_queue"].T)
     task.queue.text.copy_(state["text_queue"].T)
     start = _start(golden, run)
     task.queue.pointer.fill_(start)
     update_teacher(task.teacher, task.model, settings.momentum)  # the original's forward begins with it
-    for name, value in to_albef(dict(task.teacher.named_parameters()), momentum=True).items():
+    for name, value in to_official(dict(task.teacher.named_parameters()), LAYOUT, momentum=True).items():
         yield f"{prefix}/after_update/{name}", value
-        if name == "text_encoder_m.cls.predictions.decoder.bias":
-            yield f"{prefix}/after_update/text_encoder_m.cls.predictions.bias", value
 
     batch = _batch(golden)
     output = task(batch, task.counts(batch))
@@ -133,12 +129,11 @@ def _run(golden: Golden, state: dict[str, Tensor], run: str, names: list[str]) -
     yield f"{prefix}/loss_mlm", output.metrics["masked_words"]
     yield f"{prefix}/neg_index_image_for_text", chosen[0]
     yield f"{prefix}/neg_index_text_for_image", chosen[1]
-    yield from _gradients(golden, prefix, task.model)
+    yield from gradient_tables(golden, prefix, task.model, LAYOUT)
 
     if any(name.startswith(f"{prefix}/after_adamw_step/") for name in names):
         _adamw_step(task.model)
-        after = to_albef({name: p.detach() for name, p in task.model.named_parameters()})
-        after["text_encoder.cls.predictions.bias"] = after["text_encoder.cls.predictions.decoder.bias"]
+        after = to_official({name: p.detach() for name, p in task.model.named_parameters()}, LAYOUT)
         for name, value in after.items():
             yield f"{prefix}/after_adamw_step/{name}", value
 
@@ -161,23 +156,6 @@ def _start(golden: Golden, run: str) -> int:
     if run in POINTER or run == "alpha0" or after is None:
         return POINTER.get(run, 0)
     return int(after[0] - len(golden.inputs["captions_ids"])) % QUEUE
-
-
-def _gradients(golden: Golden, prefix: str, model: FusionModel) -> Iterator[tuple[str, Tensor]]:
-    found = to_albef({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
-    found["text_encoder.cls.predictions.bias"] = found["text_encoder.cls.predictions.decoder.bias"]
-    order = golden.manifest["outputs"].get(f"{prefix}__grad_names")
-    if order is None:
-        return
-    missing = torch.full((), float("nan"))
-    norms, ends = [], []
-    for name in order:
-        gradient = found.get(name)
-        norms.append(missing if gradient is None else gradient.double().norm().float())
-        flat = None if gradient is None else gradient.flatten()
-        ends.append(torch.stack([missing, missing] if flat is None else [flat[0], flat[flat.numel() // 2]]))
-    yield f"{prefix}__grad_l2", torch.stack(norms)
-    yield f"{prefix}__grad_first_mid", torch.stack(ends)
 
 
 def _adamw_step(model: FusionModel) -> None:

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from wordregion.data.loader import StepLoader
@@ -25,6 +24,7 @@ from wordregion.distributed.parallelize import Parallel, full_state
 from wordregion.engine import checkpoint, optim
 from wordregion.engine.logs import Log
 from wordregion.errors import CheckpointError, DataError, UsageError, WordregionError
+from wordregion.models import store
 from wordregion.recipes.recipe import Recipe, resolved
 from wordregion.schema import Batch
 from wordregion.tasks.protocol import Task
@@ -79,9 +79,9 @@ def train(recipe: Recipe, out: Path, resume: bool = False) -> TrainResult:
     """Trains a recipe.
 
     Writes ``recipe.json``, ``metrics.jsonl``, ``tensorboard/`` and ``checkpoints/`` under `out`, and at the end
-    ``model.safetensors`` (the student). A run that is stopped by SIGTERM or Ctrl-C finishes its step, writes a
-    checkpoint and returns. ``resume`` continues it exactly from the last checkpoint; on another number of processes
-    everything continues but the random numbers drawn during the step (dropout, hard negatives).
+    the student: ``model.safetensors`` and ``model.json``. A run that is stopped by SIGTERM or Ctrl-C finishes its step,
+    writes a checkpoint and returns. ``resume`` continues it exactly from the last checkpoint; on another number of
+    processes everything continues but the random numbers drawn during the step (dropout, hard negatives).
 
     Raises:
         UsageError: if `out` holds another run, or the settings do not fit the processes or the checkpoint.
@@ -152,7 +152,7 @@ def train(recipe: Recipe, out: Path, resume: bool = False) -> TrainResult:
         log.close()
     finished = step >= run.steps
     if finished:
-        export(task.model, out / "model.safetensors")
+        export(task.model, out)
     return TrainResult(step, finished, metrics, task, None if finished else stopped)
 
 
@@ -304,12 +304,12 @@ def _must_continue(folder: Path, before: dict[str, Any], now: dict[str, Any]) ->
             raise UsageError(f"{folder}: was trained with {name}={old}, not {new}. Resume with --{name} {old}.")
 
 
-def export(model: nn.Module, path: Path) -> None:
-    """Writes a whole model as safetensors, tied weights once; call it on all ranks."""
+def export(model: nn.Module, out: Path) -> None:
+    """Writes a whole model's weights, and its structure if that can be described; call it on all ranks."""
     state = full_state(model)
     if comm.main_process():
-        names = [name for name, _ in itertools.chain(model.named_parameters(), model.named_buffers()) if name in state]
-        draft = path.with_name(f"draft_{path.name}")
-        save_file({name: state[name].contiguous() for name in names}, str(draft))
-        draft.rename(path)
+        if store.describable(model):
+            store.save_model(model, out, state)  # type: ignore[arg-type]
+        else:
+            store.save_weights(model, out / store.WEIGHTS, state)
     comm.barrier()

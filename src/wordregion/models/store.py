@@ -3,6 +3,7 @@
 ``model.json`` describes the structure, part by part, so that a folder needs nothing but itself.
 """
 
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +18,9 @@ from transformers import AutoConfig
 
 from wordregion.errors import CheckpointError
 from wordregion.models.fusion import FusionModel
+from wordregion.models.official import fill_official, is_official, layout_of
 from wordregion.models.report import LoadReport, fill, tied_groups
+from wordregion.nn.decoder import AnswerDecoder, DecoderBlock
 from wordregion.nn.fusion import FusionBlock, FusionEncoder
 from wordregion.nn.heads import AssignHead, ClassHead, MaskHead, MatchHead
 from wordregion.nn.pair_fusion import PairFusion
@@ -55,6 +58,19 @@ def _fusion(encoder: FusionEncoder | PairFusion) -> dict[str, Any]:
     }
 
 
+def _decoder(decoder: AnswerDecoder) -> dict[str, Any]:
+    block = decoder.layers[0]
+    assert isinstance(block, DecoderBlock)
+    return {
+        "question_width": block.cross.kv.in_features,
+        "layers": len(decoder.layers),
+        "heads": block.attention.heads,
+        "inner": block.feed_forward.up.out_features,
+        "eps": block.feed_forward.norm.eps,
+        "dropout": block.feed_forward.dropout,
+    }
+
+
 PARTS: dict[str, Part] = {
     "FusionEncoder": Part(_fusion, lambda given, text: FusionEncoder(**given)),
     "PairFusion": Part(_fusion, lambda given, text: PairFusion(FusionEncoder(**given))),
@@ -65,6 +81,10 @@ PARTS: dict[str, Part] = {
     "AssignHead": Part(lambda head: {"width": head.in_features}, lambda given, text: AssignHead(**given)),
     "MatchHead": Part(lambda head: {"width": head.in_features}, lambda given, text: MatchHead(**given)),
     "MaskHead": Part(lambda head: {"eps": head.norm.eps}, lambda given, text: MaskHead(text.word_embeddings, **given)),
+    "AnswerDecoder": Part(
+        _decoder,
+        lambda given, text: AnswerDecoder(copy.deepcopy(text.body.embeddings), **given),
+    ),
 }
 """Fusion encoders and heads by class name; a new head adds a row."""
 
@@ -83,8 +103,15 @@ def save_model(model: FusionModel, folder: str | Path, state: dict[str, Tensor] 
     folder = Path(folder)
     structure = describe(model)
     folder.mkdir(parents=True, exist_ok=True)
-    save_weights(model, folder / WEIGHTS, state)
     (folder / STRUCTURE).write_text(json.dumps(structure, indent=1) + "\n")
+    save_weights(model, folder / WEIGHTS, state)  # last: a folder with weights is whole
+
+
+def describable(model: nn.Module) -> bool:
+    """Whether `save_model` can describe the model."""
+    return isinstance(model, FusionModel) and all(
+        type(part).__name__ in PARTS for part in (model.fusion, *model.heads.values())
+    )
 
 
 def save_weights(model: nn.Module, path: Path, state: dict[str, Tensor] | None = None) -> None:
@@ -121,7 +148,7 @@ def load_model(source: str | Path) -> FusionModel:
 
 
 def start_from(
-    model: nn.Module,
+    model: FusionModel,
     path: str | Path,
     new: tuple[str, ...] = (),
     seed: Callable[[str], str] = lambda name: name,
@@ -130,10 +157,10 @@ def start_from(
 
     Args:
         model: takes the values, in place.
-        path: a run's folder, or a weight file of ours (``.safetensors``, or ``.pth``, which is opened safely).
+        path: a run's folder, a weight file of ours, or a released checkpoint of the original (opened safely).
         new: prefixes of the names that may keep their constructor value, for example ``("heads.",)``.
-        seed: our name to the name in the file that gives its value where the file lacks the name itself, for example
-            a decoder's layers from the fusion encoder's.
+        seed: our name to the name in a file of ours that gives its value where the file lacks the name itself, for
+            example a decoder's layers from the fusion encoder's.
 
     Returns:
         what was loaded, renamed, resized, left new and ignored.
@@ -145,10 +172,10 @@ def start_from(
     path = Path(path)
     file = path / WEIGHTS if path.is_dir() else path
     if path.is_dir() and not file.is_file():
-        raise CheckpointError(
-            f"{path}: has no {WEIGHTS}. Give the folder of a finished run, or finish it (--resume)."
-        )
+        raise CheckpointError(f"{path}: has no {WEIGHTS}. Give the folder of a finished run, or finish it (--resume).")
     state = read_weights(file)
+    if is_official(state):
+        return fill_official(model, state, layout_of(model), str(file), new)
     names = {name: ((name,) if name in state else (seed(name),)) for name in model.state_dict()}
     return fill(model, state, names, str(file), new)
 
@@ -166,6 +193,7 @@ def describe(model: FusionModel) -> dict[str, Any]:
             "image_size": vision.image_size,
             "drop_path": vision.drop_path,
             "settings": vision.settings,
+            "subsample_first": vision.subsample_first,
         },
         "text": {"config": json.loads(text.body.config.to_json_string()), "pool": text.pool},
         "fusion": _part(model.fusion),
