@@ -314,6 +314,7 @@ def test_entailment_has_one_sentence_with_all_three_labels():
     for group in range(60):
         items = [data.groups.item(3 * group + k) for k in range(3)]
         assert [item.answer for item in items] == [0, 1, 2]
+        assert [data[3 * group + k].target["label"] for k in range(3)] == [2, 1, 0]  # as SNLI-VE's classes
         assert len({item.texts[0] for item in items}) == 1
         assert items[1].scenes[0].present is not None  # only a closed box leaves room for doubt
         boxed.update(item.answer for item in items if item.scenes[0].present is not None)

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tests.parity import albef_gradcam, albef_nlvr, albef_pretrain, albef_vqa
+from tests.parity import albef_entailment, albef_gradcam, albef_nlvr, albef_pretrain, albef_retrieval, albef_vqa
 from tests.parity.golden import Golden, compare
 
 GROUPS = {
     "pretrain": albef_pretrain.arrays,
+    "retrieval": albef_retrieval.arrays,
+    "ve": albef_entailment.arrays,
     "gradcam": albef_gradcam.arrays,
     "vqa": albef_vqa.arrays,
     "nlvr": albef_nlvr.arrays,

@@ -11,6 +11,7 @@ from random import Random
 
 from PIL.Image import Image
 
+from wordregion.data.datasets.snli_ve import RELATIONS
 from wordregion.data.scene_graph import Split, check_settings, generator, valid
 from wordregion.data.scene_groups import Item, draw_entailment, draw_negatives, draw_pairs, draw_questions
 from wordregion.data.scene_render import render
@@ -101,10 +102,10 @@ class SceneQuestions:
 
 
 class SceneEntailment:
-    """Does the picture entail the sentence (`Dataset`)? target {"label": 0 entailment | 1 neutral | 2 contradiction}.
+    """Does the picture entail the sentence (`Dataset`)? target {"label": 0 contradiction | 1 neutral | 2 entailment}.
 
     Neutral is what a closed gift box in the picture may hide. Two things of a scene never share colour and shape, in
-    the box or out of it. Samples 3k to 3k + 2 have the same sentence and the labels 0, 1, 2. The target also has
+    the box or out of it. Samples 3k to 3k + 2 have the same sentence and the labels 2, 1, 0. The target also has
     "kind", and "premise", a true caption of what is visible. Arguments and errors are those of `SceneQuestions`.
     """
 
@@ -123,7 +124,8 @@ class SceneEntailment:
 
     def __getitem__(self, index: int) -> Sample:
         item = self.groups.item(index)
-        target = {"label": item.answer, "kind": self.groups.kind(index), "premise": item.texts[1]}
+        label = RELATIONS.index(("entailment", "neutral", "contradiction")[int(item.answer)])
+        target = {"label": label, "kind": self.groups.kind(index), "premise": item.texts[1]}
         return Sample(self.groups.identity(index), self.groups.images(item), item.texts[:1], target=target)
 
 

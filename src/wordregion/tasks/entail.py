@@ -1,0 +1,104 @@
+"""Visual entailment: the relation of a sentence to an image, with momentum distillation (ALBEF section 5 and code)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from wordregion.errors import UsageError
+from wordregion.losses.tokens import masked_word_loss
+from wordregion.models.fusion import FusionModel
+from wordregion.models.two_images import pair_logits
+from wordregion.schema import Batch
+from wordregion.tasks.protocol import StepOutput
+from wordregion.tasks.teacher import make_teacher, update_teacher
+
+
+@dataclass(frozen=True)
+class Entail:
+    """Settings of `EntailTask`.
+
+    Attributes:
+        momentum: of the teacher, in [0, 1].
+        distill: final weight of the teacher's opinion in [0, 1] (alpha); 0 = train without a teacher.
+        ramp_steps: steps over which `distill` rises linearly from 0 (ALBEF: those of the first epoch).
+    """
+
+    momentum: float = 0.995
+    distill: float = 0.4
+    ramp_steps: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("momentum", "distill"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"Entail: {name}={getattr(self, name)} is outside [0, 1]. Choose a value in it.")
+        if self.ramp_steps < 0:
+            raise UsageError(f"Entail: ramp_steps={self.ramp_steps} is negative. Give 0 or more.")
+
+    def build(self, model: FusionModel) -> "EntailTask":
+        """The trainable task around a model with the head ``entail``."""
+        return EntailTask(model, self)
+
+
+class EntailTask(nn.Module):
+    """Student and, with distillation, its teacher: a momentum copy of the whole model, updated after each step.
+
+    The batch has one image a sentence and ``target["label"]``, the class.
+    """
+
+    step: Tensor
+
+    def __init__(self, model: FusionModel, settings: Entail) -> None:
+        super().__init__()
+        if "entail" not in model.heads:
+            raise UsageError("Entail: the model has no head 'entail'. Build it with zoo.for_entailment.")
+        self.model = model
+        self.teacher: FusionModel | None = make_teacher(model) if settings.distill else None  # type: ignore[assignment]
+        self.settings = settings
+        self.register_buffer("step", torch.zeros((), dtype=torch.long))
+
+    def train(self, mode: bool = True) -> "EntailTask":
+        """Switches the student; the teacher always predicts without dropout."""
+        super().train(mode)
+        if self.teacher is not None:
+            self.teacher.eval()
+        return self
+
+    def counts(self, batch: Batch) -> Tensor:
+        """(1,) sentences of a micro-batch."""
+        return torch.tensor([float(len(batch.token_ids))])
+
+    def forward(self, batch: Batch, totals: Tensor) -> StepOutput:
+        """Cross-entropy with the labels and the teacher's opinion, over ``totals[0]`` sentences."""
+        label, total = batch.target["label"], totals[0].to(batch.image.device)
+        image = self.model.encode_image(batch.image)
+        logits = pair_logits(self.model, batch, image, "entail")
+        distill, opinion = self.distill_weight(), None
+        if distill > 0:
+            assert self.teacher is not None
+            with torch.no_grad():
+                frozen = not any(parameter.requires_grad for parameter in self.model.vision.parameters())
+                image = image if frozen else self.teacher.encode_image(batch.image)  # a frozen teacher never moves
+                opinion = pair_logits(self.teacher, batch, image, "entail")
+        loss = masked_word_loss(logits, label, opinion, distill).sum() / total
+        hits = (logits.detach().argmax(1) == label).sum() / total
+        return StepOutput(loss, {"entail": loss.detach(), "entail_accuracy": hits})
+
+    def after_backward(self) -> None:
+        """Nothing to do between backward and the optimiser."""
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Moves the teacher and counts the step."""
+        if self.teacher is not None:
+            update_teacher(self.teacher, self.model, self.settings.momentum)
+        self.step += 1
+
+    def blocks(self) -> list[nn.Module]:
+        """Units of sharding, compilation and activation checkpointing, of student and teacher."""
+        return [*self.model.blocks(), *(self.teacher.blocks() if self.teacher is not None else ())]
+
+    def distill_weight(self) -> float:
+        """Alpha at this step: linear from 0 over `ramp_steps`, then constant."""
+        ramp = self.settings.ramp_steps
+        return self.settings.distill * (min(1.0, int(self.step) / ramp) if ramp else 1.0)
