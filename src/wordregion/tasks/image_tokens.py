@@ -9,6 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+AT_ONCE = 32
+"""Images encoded at a time: a batch for projection heads alone is larger than an encoder's memory should be."""
+
 
 class ImageTokens:
     """Keeps the tokens of every image by its key, on the encoder's device and in its precision.
@@ -30,8 +33,9 @@ class ImageTokens:
         """Tokens of a batch; only images with a new key are encoded."""
         keys = key_I.tolist()
         new = [row for row, key in enumerate(keys) if key not in self._kept]
-        if new:
-            for row, tokens in zip(new, encode(image_I3HW[new]), strict=True):
+        for begin in range(0, len(new), AT_ONCE):
+            rows = new[begin : begin + AT_ONCE]
+            for row, tokens in zip(rows, encode(image_I3HW[rows]), strict=True):
                 self._kept[keys[row]] = tokens.clone()
         return torch.stack([self._kept[key] for key in keys])
 
