@@ -5,7 +5,6 @@ import os
 import torch
 from torch import Tensor
 from torch import distributed as dist
-from torch.distributed.nn.functional import all_gather
 
 
 def rank() -> int:
@@ -52,11 +51,6 @@ def gather_no_grad(tensor: Tensor) -> Tensor:
     parts = [torch.empty_like(tensor) for _ in range(world_size())]
     dist.all_gather(parts, tensor.detach().contiguous())
     return torch.cat(parts)
-
-
-def gather_with_grad(tensor: Tensor) -> Tensor:
-    """Rows of all ranks, in rank order; gradients come back from all ranks, summed."""
-    return tensor if world_size() == 1 else torch.cat(all_gather(tensor.contiguous()))
 
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:
