@@ -10,33 +10,31 @@ import torch
 from torch import Tensor
 
 from tests.parity.albef_pretrain import alpha_of
-from tests.parity.golden import Golden, images, weights
+from tests.parity.golden import Golden, images
+from tests.parity.released import gradient_tables, released_model
 from wordregion.evaluate.answers import rank_answers
-from wordregion.models.fusion import FusionModel
+from wordregion.models.official import to_official
 from wordregion.models.questions import encode_questions
-from wordregion.models.zoo import albef_vqa_base
 from wordregion.schema import Batch
 from wordregion.tasks.answer import Answer, AnswerTask
 from wordregion.tasks.teacher import update_teacher
 
+LAYOUT = "albef/vqa"
+
 
 def arrays(golden: Golden, names: list[str]) -> Iterator[tuple[str, Tensor]]:
     """Yields (name, array) of everything in the group that `names` asks for and this module knows."""
-    state = weights(golden.manifest["models"]["vqa"])
-    runs = dict.fromkeys(found[1] for name in names if (found := re.match(r"vqa/(nodistill|alpha\d+)(?:/|__)", name)))
-    if any(not re.match(r"vqa/(nodistill|alpha\d+)", name) for name in names):
-        yield from _outputs(golden, state, names)
-    for run in runs:
-        yield from _run(golden, state, run)
+    runs = dict.fromkeys(map(_run_of, names))
+    if None in runs:
+        yield from _outputs(golden, names)
+    for run in filter(None, runs):
+        yield from _run(golden, run)
 
 
-def _model(state: dict[str, Tensor], momentum: bool = False) -> FusionModel:
-    model = albef_vqa_base(vision_weights=False, text_weights=False)
-    with torch.no_grad():
-        for name, value in model.named_parameters():
-            if theirs := _theirs(name, momentum):
-                value.copy_(torch.cat([state[key] for key in theirs]))
-    return model.eval()
+def _run_of(name: str) -> str | None:
+    """``vqa/alpha04/loss`` and ``vqa/alpha04__grad_l2`` -> ``vqa/alpha04``."""
+    found = re.match(r"vqa/\w*?(nodistill|alpha\d+)(?=/|__|$)", name)
+    return found[0] if found else None
 
 
 def _batch(golden: Golden) -> Batch:
@@ -63,8 +61,8 @@ def _padded(rows: list[list[int]]) -> Tensor:
 
 
 @torch.no_grad()
-def _outputs(golden: Golden, state: dict[str, Tensor], names: list[str]) -> Iterator[tuple[str, Tensor]]:
-    model, batch = _model(state), _batch(golden)
+def _outputs(golden: Golden, names: list[str]) -> Iterator[tuple[str, Tensor]]:
+    model, batch = released_model(golden, "vqa", LAYOUT), _batch(golden)
     decoder = model.heads["answer"]
     question = encode_questions(model, batch, model.encode_image(batch.image))
     answer = batch.target
@@ -80,61 +78,17 @@ def _outputs(golden: Golden, state: dict[str, Tensor], names: list[str]) -> Iter
         yield f"vqa/rank_k{k}/topk_probs", found[1]
 
 
-def _run(golden: Golden, state: dict[str, Tensor], run: str) -> Iterator[tuple[str, Tensor]]:
-    distill = 0.0 if run == "nodistill" else alpha_of(run)
-    task = AnswerTask(_model(state), Answer(distill=distill, ramp_steps=0)).eval()
+def _run(golden: Golden, run: str) -> Iterator[tuple[str, Tensor]]:
+    distill = 0.0 if run.endswith("nodistill") else alpha_of(f"alpha{run.rpartition('alpha')[2]}")
+    task = AnswerTask(released_model(golden, "vqa", LAYOUT), Answer(distill=distill, ramp_steps=0)).eval()
     if task.teacher is not None:
-        task.teacher.load_state_dict(_model(state, momentum=True).state_dict())
+        task.teacher.load_state_dict(released_model(golden, "vqa", LAYOUT, momentum=True).state_dict())
         update_teacher(task.teacher, task.model, task.settings.momentum)  # the original's forward begins with it
+        for name, value in to_official(task.teacher.state_dict(), LAYOUT, momentum=True).items():
+            yield f"{run}/after_update/{name}", value
     batch = _batch(golden)
     output = task(batch, task.counts(batch))
-    yield f"vqa/{run}/loss", output.loss
-    if order := golden.manifest["outputs"].get(f"vqa/{run}__grad_names"):
+    yield f"{run}/loss", output.loss
+    if f"{run}__grad_names" in golden.manifest["outputs"]:
         output.loss.backward()
-        yield from _gradients(task.model, f"vqa/{run}", order)
-
-
-def _gradients(model: FusionModel, prefix: str, order: list[str]) -> Iterator[tuple[str, Tensor]]:
-    found: dict[str, Tensor] = {}
-    for name, parameter in model.named_parameters():
-        theirs = _theirs(name, momentum=False)
-        if theirs and parameter.grad is not None:
-            found |= zip(theirs, parameter.grad.chunk(len(theirs)), strict=True)
-    decoder = "text_decoder.cls.predictions"
-    found[f"{decoder}.bias"] = found[f"{decoder}.decoder.bias"]
-    missing = torch.full((1,), float("nan"))
-    flat = [found.get(name, missing).flatten() for name in order]
-    yield f"{prefix}__grad_l2", torch.stack([gradient.double().norm().float() for gradient in flat])
-    yield f"{prefix}__grad_first_mid", torch.stack([g[[0, g.numel() // 2]] for g in flat])
-
-
-PARTS = {
-    "attention.qkv": ("attention.self.query", "attention.self.key", "attention.self.value"),
-    "attention.out": ("attention.output.dense",),
-    "attention.norm": ("attention.output.LayerNorm",),
-    "cross.q": ("crossattention.self.query",),
-    "cross.kv": ("crossattention.self.key", "crossattention.self.value"),
-    "cross.out": ("crossattention.output.dense",),
-    "cross.norm": ("crossattention.output.LayerNorm",),
-    "feed_forward.up": ("intermediate.dense",),
-    "feed_forward.down": ("output.dense",),
-    "feed_forward.norm": ("output.LayerNorm",),
-}
-HEAD = {"dense": "transform.dense", "norm": "transform.LayerNorm", "decoder": "decoder"}
-
-
-def _theirs(ours: str, momentum: bool) -> list[str]:
-    part, _, rest = ours.partition(".body.") if ".body." in ours else ("", "", "")
-    if part:
-        names = [f"{'visual' if part == 'vision' else 'text'}_encoder.{rest}"]
-    elif found := re.fullmatch(r"(fusion|heads\.answer)\.layers\.(\d+)\.(\w+\.\w+)\.(\w+)", ours):
-        stem = f"text_encoder.encoder.layer.{int(found[2]) + 6}" if found[1] == "fusion" else ""
-        stem = stem or f"text_decoder.bert.encoder.layer.{found[2]}"
-        names = [f"{stem}.{name}.{found[4]}" for name in PARTS[found[3]]]
-    elif found := re.fullmatch(r"heads\.answer\.head\.(\w+)\.(\w+)", ours):
-        names = [f"text_decoder.cls.predictions.{HEAD[found[1]]}.{found[2]}"]
-    elif ours.startswith("heads.answer.embeddings."):
-        names = [ours.replace("heads.answer", "text_decoder.bert", 1)]
-    else:  # the contrast's projections and temperature
-        return []
-    return [re.sub(r"^(\w+?)\.", r"\1_m.", name) if momentum else name for name in names]
+        yield from gradient_tables(golden, run, task.model, LAYOUT)
