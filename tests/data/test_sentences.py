@@ -23,7 +23,8 @@ def test_two_pictures_a_sentence_stay_together():
     batch = SentenceCollator(TOKENIZER, needs=("label",), images=2)(items(ScenePairs("val", 4, image_size=32), 3))
     assert batch.image.shape == (6, 3, 32, 32)
     assert batch.text_image.tolist() == [0, 2, 4]
-    assert batch.image_key.tolist() == [0, 0, 1, 1, 2, 2]
+    second = 1 << 40
+    assert batch.image_key.tolist() == [0, second, 1, 1 + second, 2, 2 + second]  # six pictures
     assert batch.target["label"].tolist() == [1, 0, 1]
 
 

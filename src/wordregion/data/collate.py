@@ -63,8 +63,7 @@ class Collator:
         text_image: list[int] = []
         owner: list[tuple[int, int]] = []
         images: list[Tensor] = []
-        keys: list[int] = []
-        for position, (index, sample, rng) in enumerate(items):
+        for position, (_, sample, rng) in enumerate(items):
             captions = different_captions(sample, sample.id)
             if self.texts_per_image is not None:
                 count = min(self.texts_per_image, len(captions))
@@ -74,7 +73,6 @@ class Collator:
                 text_image.append(len(images))
                 owner.append((position, text))
             images.extend(image for image in sample.images if isinstance(image, Tensor))
-            keys.extend([index] * len(sample.images))
         encoded = self.tokenizer(texts, self.pad_to_max)
         masked, labels = encoded.ids, None
         if self.masking is not None:
@@ -102,7 +100,7 @@ class Collator:
         length = encoded.ids.shape[1]
         return Batch(
             image=torch.stack(images),
-            image_key=torch.tensor(keys),
+            image_key=image_keys(items),
             token_ids=encoded.ids,
             token_mask=encoded.mask,
             text_image=torch.tensor(text_image),
@@ -125,6 +123,11 @@ def different_captions(sample: Sample, where: str) -> list[int]:
     if not first:
         raise DataError(where, "texts", "no caption of the whole image", "Add one, or leave the record out")
     return list(first.values())
+
+
+def image_keys(items: Sequence[Item]) -> Tensor:
+    """(I,) identity of each image: the record's index; the j-th further image of a record has j x 2^40 added."""
+    return torch.tensor([index + (number << 40) for index, sample, _ in items for number in range(len(sample.images))])
 
 
 def targets(samples: Sequence[Sample]) -> dict[str, Any]:

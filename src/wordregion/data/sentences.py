@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wordregion.data.collate import Item, targets
+from wordregion.data.collate import Item, image_keys, targets
 from wordregion.data.tokens import Tokenizer
 from wordregion.errors import DataError, UsageError
 from wordregion.schema import Batch, Sample
@@ -58,7 +58,7 @@ class SentenceCollator:
         counts = torch.tensor([len(sample.images) for sample in samples])
         return Batch(
             image=torch.stack(images),
-            image_key=torch.tensor([index for index, _, _ in items]).repeat_interleave(counts),
+            image_key=image_keys(items),
             token_ids=encoded.ids,
             token_mask=encoded.mask,
             text_image=counts.cumsum(0) - counts,

@@ -105,7 +105,7 @@ def flickr_small(
             lr_scale=(*cross, *new, ("text.", 0.15), ("image_proj.", 0.5), ("text_proj.", 0.5), ("temperature", 5.0)),
             freeze=("vision.",),
         ),
-        run=Run(steps=640, batch=48, precision="bf16", clip=5.0, workers=1, log_every=10, save_every=200),
+        run=Run(steps=500, batch=48, precision="bf16", clip=5.0, workers=1, log_every=10, save_every=200),
     )
 
 

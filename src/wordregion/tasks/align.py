@@ -17,7 +17,7 @@ from wordregion.models.fusion import FusionModel
 from wordregion.nn.fusion import Fused
 from wordregion.objectives import AlignScene, Contrast, MaskedWords, Match, Objective
 from wordregion.schema import Batch
-from wordregion.tasks.image_tokens import ImageTokens
+from wordregion.tasks.image_tokens import ImageTokens, is_frozen
 from wordregion.tasks.protocol import StepOutput
 from wordregion.tasks.queue import FeatureQueue
 from wordregion.tasks.teacher import make_teacher, update_teacher
@@ -77,14 +77,14 @@ class AlignTask(nn.Module):
         self.settings = settings
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
         self._features: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._image_tokens = ImageTokens()
+        self._image_tokens = ImageTokens(settings.keep_image_tokens)
 
     def train(self, mode: bool = True) -> "AlignTask":
         """Switches the student; its frozen encoders and the teacher always predict, without dropout or drop path."""
         super().train(mode)
         self.teacher.eval()
         for encoder in (self.model.vision, self.model.text):
-            if _frozen(encoder):
+            if is_frozen(encoder):
                 encoder.eval()
         return self
 
@@ -132,13 +132,6 @@ class AlignTask(nn.Module):
         ramp = self.settings.ramp_steps
         return self.settings.distill * (min(1.0, int(self.step) / ramp) if ramp else 1.0)
 
-    def _encode_image(self, batch: Batch) -> Tensor:
-        if not self.settings.keep_image_tokens:
-            return self.model.encode_image(batch.image)
-        if not _frozen(self.model.vision):
-            raise UsageError("Align: keep_image_tokens needs a frozen image encoder. Set freeze=('vision.',) in AdamW.")
-        return self._image_tokens(self.model.encode_image, batch.image, batch.image_key)
-
     def _scene(self, batch: Batch, totals: Tensor) -> AlignScene:
         if len(batch.image) == 1 and any(isinstance(o, Match) for o in self.settings.objectives):
             warnings.warn(
@@ -151,14 +144,13 @@ class AlignTask(nn.Module):
                 raise UsageError("the recipe masks no words but an objective needs it. Give its Collator a Masking.")
             ids, mask = torch.cat([ids, batch.masked_ids]), torch.cat([mask, mask])
         texts = len(batch.token_ids)
-        image, text = self._encode_image(batch), self.model.encode_text(ids, mask)
+        image, text = self._image_tokens.student(self.model, batch), self.model.encode_text(ids, mask)
         distill = self.distill_weight()
         with torch.no_grad():
             teach_masked = wants_masked and distill > 0
             rows = slice(None) if teach_masked else slice(texts)
-            # A frozen encoder never moves, and neither does its teacher.
-            teacher_image = image if _frozen(self.model.vision) else self.teacher.encode_image(batch.image)
-            teacher_text = text[rows] if _frozen(self.model.text) else self.teacher.encode_text(ids[rows], mask[rows])
+            teacher_image = self._image_tokens.teacher(self.model, self.teacher, batch, image)
+            teacher_text = text[rows] if is_frozen(self.model.text) else self.teacher.encode_text(ids[rows], mask[rows])
             teacher_image_feature = self.teacher.project_image(teacher_image)[batch.text_image].float()
             teacher_text_feature = self.teacher.project_text(teacher_text[:texts], mask[:texts]).float()
             keys = [
@@ -191,7 +183,3 @@ class AlignTask(nn.Module):
             teacher_masked_states=teacher_masked_states,
             teacher=self.teacher,
         )
-
-
-def _frozen(module: nn.Module) -> bool:
-    return not any(parameter.requires_grad for parameter in module.parameters())

@@ -14,6 +14,7 @@ from wordregion.losses.tokens import masked_word_loss
 from wordregion.models.fusion import FusionModel
 from wordregion.models.questions import encode_questions
 from wordregion.schema import Batch
+from wordregion.tasks.image_tokens import ImageTokens, is_frozen
 from wordregion.tasks.protocol import StepOutput
 from wordregion.tasks.teacher import make_teacher, update_teacher
 
@@ -26,11 +27,14 @@ class Answer:
         momentum: of the teacher, in [0, 1].
         distill: final weight of the teacher's opinion in [0, 1] (alpha); 0 = train without a teacher.
         ramp_steps: steps over which `distill` rises linearly from 0 (ALBEF: those of the first epoch).
+        keep_image_tokens: encode each image once and keep its tokens in memory. For a frozen image encoder and a
+            transform that draws nothing.
     """
 
     momentum: float = 0.995
     distill: float = 0.4
     ramp_steps: int = 1
+    keep_image_tokens: bool = False
 
     def __post_init__(self) -> None:
         for name in ("momentum", "distill"):
@@ -56,13 +60,16 @@ class AnswerTask(nn.Module):
         self.model = model
         self.teacher: FusionModel | None = make_teacher(model) if settings.distill else None  # type: ignore[assignment]
         self.settings = settings
+        self._image_tokens = ImageTokens(settings.keep_image_tokens)
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
     def train(self, mode: bool = True) -> "AnswerTask":
-        """Switches the student; the teacher always predicts without dropout."""
+        """Switches the student; a frozen image encoder and the teacher always predict, without dropout or drop path."""
         super().train(mode)
         if self.teacher is not None:
             self.teacher.eval()
+        if is_frozen(self.model.vision):
+            self.model.vision.eval()
         return self
 
     def counts(self, batch: Batch) -> Tensor:
@@ -75,14 +82,13 @@ class AnswerTask(nn.Module):
         ids_AM, mask_AM = batch.target["answer_ids"], batch.target["answer_mask"]
         answer_N, position_N = mask_AM[:, 1:].nonzero(as_tuple=True)
         labels_N = ids_AM[answer_N, position_N + 1]
-        image = self.model.encode_image(batch.image)
+        image = self._image_tokens.student(self.model, batch)
         logits_NV = _logits(self.model, batch, image, answer_N, position_N)
         distill, opinion_NV = self.distill_weight(), None
         if distill > 0:
             assert self.teacher is not None
             with torch.no_grad():
-                frozen = not any(parameter.requires_grad for parameter in self.model.vision.parameters())
-                image = image if frozen else self.teacher.encode_image(batch.image)  # a frozen teacher never moves
+                image = self._image_tokens.teacher(self.model, self.teacher, batch, image)
                 opinion_NV = _logits(self.teacher, batch, image, answer_N, position_N)
         losses_N = masked_word_loss(logits_NV, labels_N, opinion_NV, distill)
         loss = weighted_answer_loss(losses_N, answer_N, batch.target["answer_weight"]) / totals[0]

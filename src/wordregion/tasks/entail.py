@@ -10,6 +10,7 @@ from wordregion.losses.tokens import masked_word_loss
 from wordregion.models.fusion import FusionModel
 from wordregion.models.two_images import pair_logits
 from wordregion.schema import Batch
+from wordregion.tasks.image_tokens import ImageTokens, is_frozen
 from wordregion.tasks.protocol import StepOutput
 from wordregion.tasks.teacher import make_teacher, update_teacher
 
@@ -22,11 +23,14 @@ class Entail:
         momentum: of the teacher, in [0, 1].
         distill: final weight of the teacher's opinion in [0, 1] (alpha); 0 = train without a teacher.
         ramp_steps: steps over which `distill` rises linearly from 0 (ALBEF: those of the first epoch).
+        keep_image_tokens: encode each image once and keep its tokens in memory. For a frozen image encoder and a
+            transform that draws nothing.
     """
 
     momentum: float = 0.995
     distill: float = 0.4
     ramp_steps: int = 1
+    keep_image_tokens: bool = False
 
     def __post_init__(self) -> None:
         for name in ("momentum", "distill"):
@@ -55,13 +59,16 @@ class EntailTask(nn.Module):
         self.model = model
         self.teacher: FusionModel | None = make_teacher(model) if settings.distill else None  # type: ignore[assignment]
         self.settings = settings
+        self._image_tokens = ImageTokens(settings.keep_image_tokens)
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
     def train(self, mode: bool = True) -> "EntailTask":
-        """Switches the student; the teacher always predicts without dropout."""
+        """Switches the student; a frozen image encoder and the teacher always predict, without dropout or drop path."""
         super().train(mode)
         if self.teacher is not None:
             self.teacher.eval()
+        if is_frozen(self.model.vision):
+            self.model.vision.eval()
         return self
 
     def counts(self, batch: Batch) -> Tensor:
@@ -71,14 +78,13 @@ class EntailTask(nn.Module):
     def forward(self, batch: Batch, totals: Tensor) -> StepOutput:
         """Cross-entropy with the labels and the teacher's opinion, over ``totals[0]`` sentences."""
         label, total = batch.target["label"], totals[0].to(batch.image.device)
-        image = self.model.encode_image(batch.image)
+        image = self._image_tokens.student(self.model, batch)
         logits = pair_logits(self.model, batch, image, "entail")
         distill, opinion = self.distill_weight(), None
         if distill > 0:
             assert self.teacher is not None
             with torch.no_grad():
-                frozen = not any(parameter.requires_grad for parameter in self.model.vision.parameters())
-                image = image if frozen else self.teacher.encode_image(batch.image)  # a frozen teacher never moves
+                image = self._image_tokens.teacher(self.model, self.teacher, batch, image)
                 opinion = pair_logits(self.teacher, batch, image, "entail")
         loss = masked_word_loss(logits, label, opinion, distill).sum() / total
         hits = (logits.detach().argmax(1) == label).sum() / total

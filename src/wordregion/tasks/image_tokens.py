@@ -1,43 +1,65 @@
-"""Tokens of a frozen image encoder, each image encoded once.
+"""Image tokens of student and teacher, encoded no oftener than needed.
 
 Shape letters: I images, N image tokens, V image width.
 """
 
-from collections.abc import Callable
-
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from wordregion.errors import UsageError
+from wordregion.models.fusion import FusionModel
+from wordregion.schema import Batch
 
 AT_ONCE = 32
-"""Images encoded at a time: a batch for projection heads alone is larger than an encoder's memory should be."""
+"""Images encoded at a time where tokens are kept: a batch for small heads may exceed what an encoder should hold."""
 
 
 class ImageTokens:
-    """Keeps the tokens of every image by its key, on the encoder's device and in its precision.
+    """Encodes the images of a batch.
 
-    Right only where the encoder is frozen and the transform draws nothing: an image then has the same tokens in every
-    epoch. Memory: images x N x V values. It is no part of a checkpoint: a resumed run encodes anew.
+    With `keep`, every image is encoded once and its tokens stay in memory (images x N x V values, on the encoder's
+    device, in its precision), found again by `Batch.image_key`. That is right only where the encoder is frozen and the
+    transform draws nothing: an image then has the same tokens in every epoch. The tokens are no part of a checkpoint: a
+    resumed run encodes anew.
+
+    Args:
+        keep: whether tokens are kept.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, keep: bool = False) -> None:
+        self.keep = keep
         self._kept: dict[int, Tensor] = {}
 
-    @torch.no_grad()
-    def __call__(
-        self,
-        encode: Callable[[Float[Tensor, "I 3 H W"]], Float[Tensor, "I N V"]],
-        image_I3HW: Float[Tensor, "I 3 H W"],
-        key_I: Int[Tensor, "I"],
+    def student(self, model: FusionModel, batch: Batch) -> Float[Tensor, "I N V"]:
+        """Tokens by the student.
+
+        Raises:
+            UsageError: if tokens are kept and the student's image encoder is trained.
+        """
+        if not self.keep:
+            return model.encode_image(batch.image)
+        if not is_frozen(model.vision):
+            raise UsageError("keep_image_tokens needs a frozen image encoder. Set freeze=('vision.',) in AdamW.")
+        keys = batch.image_key.tolist()
+        with torch.no_grad():
+            new = [row for row, key in enumerate(keys) if key not in self._kept]
+            for begin in range(0, len(new), AT_ONCE):
+                rows = new[begin : begin + AT_ONCE]
+                for row, tokens in zip(rows, model.encode_image(batch.image[rows]), strict=True):
+                    self._kept[keys[row]] = tokens.clone()
+            return torch.stack([self._kept[key] for key in keys])
+
+    def teacher(
+        self, model: FusionModel, teacher: FusionModel, batch: Batch, image_INV: Float[Tensor, "I N V"]
     ) -> Float[Tensor, "I N V"]:
-        """Tokens of a batch; only images with a new key are encoded."""
-        keys = key_I.tolist()
-        new = [row for row, key in enumerate(keys) if key not in self._kept]
-        for begin in range(0, len(new), AT_ONCE):
-            rows = new[begin : begin + AT_ONCE]
-            for row, tokens in zip(rows, encode(image_I3HW[rows]), strict=True):
-                self._kept[keys[row]] = tokens.clone()
-        return torch.stack([self._kept[key] for key in keys])
+        """Tokens by the teacher: the student's own `image_INV` where its encoder is frozen, since neither moves."""
+        return image_INV if is_frozen(model.vision) else teacher.encode_image(batch.image)
 
     def __len__(self) -> int:
         return len(self._kept)
+
+
+def is_frozen(module: nn.Module) -> bool:
+    """Whether nothing in it is trained."""
+    return not any(parameter.requires_grad for parameter in module.parameters())

@@ -10,6 +10,7 @@ from wordregion.losses.tokens import masked_word_loss
 from wordregion.models.fusion import FusionModel
 from wordregion.models.two_images import pair_logits
 from wordregion.schema import Batch
+from wordregion.tasks.image_tokens import ImageTokens, is_frozen
 from wordregion.tasks.protocol import StepOutput
 from wordregion.tasks.teacher import make_teacher, update_teacher
 
@@ -22,11 +23,14 @@ class Nlvr:
         momentum: of the teacher, in [0, 1].
         distill: final weight of the teacher's opinion in [0, 1] (alpha); 0 = no teacher.
         ramp_steps: steps over which `distill` rises linearly from 0 (ALBEF: those of the first epoch).
+        keep_image_tokens: encode each image once and keep its tokens in memory. For a frozen image encoder and a
+            transform that draws nothing.
     """
 
     momentum: float = 0.995
     distill: float = 0.4
     ramp_steps: int = 0
+    keep_image_tokens: bool = False
 
     def __post_init__(self) -> None:
         for name in ("momentum", "distill"):
@@ -54,6 +58,7 @@ class NlvrTask(nn.Module):
         self.model = model
         self.teacher: FusionModel | None = make_teacher(model) if settings.distill else None  # type: ignore[assignment]
         self.settings = settings
+        self._image_tokens = ImageTokens(settings.keep_image_tokens)
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
     def train(self, mode: bool = True) -> "NlvrTask":
@@ -61,7 +66,7 @@ class NlvrTask(nn.Module):
         super().train(mode)
         if self.teacher is not None:
             self.teacher.eval()
-        if self._vision_is_frozen():
+        if is_frozen(self.model.vision):
             self.model.vision.eval()
         return self
 
@@ -72,13 +77,13 @@ class NlvrTask(nn.Module):
     def forward(self, batch: Batch, totals: Tensor) -> StepOutput:
         """Cross-entropy with the labels and the teacher's opinion, over ``totals[0]`` texts."""
         label = batch.target["label"]
-        image = self.model.encode_image(batch.image)
+        image = self._image_tokens.student(self.model, batch)
         logits = pair_logits(self.model, batch, image)
         distill = self.distill_weight()
         taught = None
         if self.teacher is not None and distill:
             with torch.no_grad():
-                teacher_image = image if self._vision_is_frozen() else self.teacher.encode_image(batch.image)
+                teacher_image = self._image_tokens.teacher(self.model, self.teacher, batch, image)
                 taught = pair_logits(self.teacher, batch, teacher_image)
         loss = masked_word_loss(logits, label, taught, distill).sum() / totals[0].to(logits.device)
         hits = (logits.detach().argmax(1) == label).sum() / totals[0].to(logits.device)
@@ -102,6 +107,3 @@ class NlvrTask(nn.Module):
         """Alpha at this step: linear from 0 over `ramp_steps`, then constant."""
         ramp = self.settings.ramp_steps
         return self.settings.distill * (min(1.0, int(self.step) / ramp) if ramp else 1.0)
-
-    def _vision_is_frozen(self) -> bool:
-        return not any(parameter.requires_grad for parameter in self.model.vision.parameters())
