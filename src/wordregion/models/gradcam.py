@@ -7,6 +7,7 @@ H heads, D text width, V image width, E shared width.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -156,9 +157,8 @@ def _vit_attention(model: FusionModel, image_I3HW: Tensor, layer: int | None) ->
     blocks = model.vision.blocks()
     layer = published_image_layer(len(blocks)) if layer is None else layer
     _check_layer(layer, len(blocks), "image")
-    attention = getattr(blocks[layer], "attn", None)
-    drop = getattr(attention, "attn_drop", None)
-    if not isinstance(attention, nn.Module) or not isinstance(drop, nn.Module) or not hasattr(attention, "fused_attn"):
+    attention: Any = getattr(blocks[layer], "attn", None)
+    if not (hasattr(attention, "attn_drop") and hasattr(attention, "fused_attn")):
         raise UsageError("maps from the contrast need a ViT of timm or a CNN as image encoder. Use the match's maps.")
     kept: list[Tensor] = []
 
@@ -168,7 +168,7 @@ def _vit_attention(model: FusionModel, image_I3HW: Tensor, layer: int | None) ->
         return (weight,)
 
     fused, attention.fused_attn = attention.fused_attn, False  # the fused kernel never shows its weights
-    handle = drop.register_forward_pre_hook(keep)
+    handle = attention.attn_drop.register_forward_pre_hook(keep)
     try:
         tokens = model.encode_image(image_I3HW)
     finally:
