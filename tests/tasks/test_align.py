@@ -187,3 +187,10 @@ def test_a_frozen_encoder_runs_once_for_student_and_teacher_and_without_dropout(
     for name in ("encode_image", "encode_text"):
         monkeypatch.setattr(task.teacher, name, lambda *inputs: pytest.fail("the teacher encoded again"))
     step(task, batch())
+
+
+def test_the_first_objective_is_alone_for_a_while():
+    task = Align(queue_size=8, first_alone=1).build(small())
+    assert "match" not in step(task, batch()).metrics
+    assert task.model.fusion.layers[0].cross.q.weight.grad is None
+    assert {"contrast", "match", "masked_words"} <= set(step(task, batch()).metrics)

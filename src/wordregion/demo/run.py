@@ -7,12 +7,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from wordregion.data.loader import Transform
 from wordregion.data.scene_views import SceneNegatives
 from wordregion.data.scenes import Scenes
 from wordregion.data.tokens import Tokenizer
-from wordregion.data.transforms import EvalTransform
 from wordregion.demo.report import Facts, read_curves, write_report
 from wordregion.engine.trainer import train
 from wordregion.errors import UsageError
@@ -22,6 +23,9 @@ from wordregion.recipes.albef import albef_demo
 from wordregion.recipes.recipe import Recipe
 from wordregion.runs import load_student
 from wordregion.schema import Sample
+
+UNUSED = np.random.default_rng(0)
+"""Evaluation transforms draw nothing."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,7 @@ def examine(recipe: Recipe, model: FusionModel, flags: DemoFlags, minutes: float
 
 
 def judge_negatives(
-    model: FusionModel, tokenizer: Tokenizer, transform: EvalTransform, size: int
+    model: FusionModel, tokenizer: Tokenizer, transform: Transform, size: int
 ) -> dict[str, tuple[int, int]]:
     """How often the match head prefers a true caption to a false one in the same words: (right, asked) by kind."""
     pairs = SceneNegatives("val", size, image_size=model.image_size)
@@ -134,7 +138,7 @@ def judge_negatives(
     asked: dict[str, int] = {}
     device = next(model.parameters()).device
     for first in range(0, size, 32):
-        samples = [transform(pairs[index]) for index in range(first, min(first + 32, size))]
+        samples = [transform(pairs[index], UNUSED) for index in range(first, min(first + 32, size))]
         image = model.encode_image(torch.stack([_pixels(s) for s in samples]).to(device))
         encoded = tokenizer([text for s in samples for text in s.texts])
         mask = encoded.mask.to(device)
@@ -150,14 +154,14 @@ def judge_negatives(
 
 
 def attend(
-    model: FusionModel, tokenizer: Tokenizer, transform: EvalTransform, sample: Sample
+    model: FusionModel, tokenizer: Tokenizer, transform: Transform, sample: Sample
 ) -> tuple[Sample, list[tuple[str, torch.Tensor]]]:
     """For one scene: its sample, and for each noun phrase of its caption where the words look in the image.
 
     Cross-attention of the last fusion layer, mean over heads and over the tokens of the phrase, on the patch grid.
     """
     device = next(model.parameters()).device
-    picture = _pixels(transform(sample))
+    picture = _pixels(transform(sample, UNUSED))
     caption = sample.captions()[0]
     encoded = tokenizer([sample.texts[caption]])
     mask = encoded.mask.to(device)

@@ -265,26 +265,26 @@ class Loop:
 
 
 class Window:
-    """Mean metrics and speed since the last logged step."""
+    """Mean metrics and speed since the last logged step. A metric's mean runs over the steps that had it."""
 
     def __init__(self) -> None:
         self._reset()
 
     def _reset(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._steps = self._pairs = 0
+        self._values: dict[str, list[float]] = {}
+        self._pairs = 0
         self._began = time.monotonic()
 
     def add(self, values: dict[str, float], pairs: int) -> None:
         """Counts one step of `pairs` texts."""
         for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
-        self._steps, self._pairs = self._steps + 1, self._pairs + pairs
+            self._values.setdefault(name, []).append(value)
+        self._pairs += pairs
         self._lr = values["lr"]
 
     def close(self) -> tuple[dict[str, float], float]:
         """Mean metrics (the last learning rate) and texts a second; the next window begins."""
-        means = {name: value / self._steps for name, value in self._sums.items()} | {"lr": self._lr}
+        means = {name: sum(values) / len(values) for name, values in self._values.items()} | {"lr": self._lr}
         speed = self._pairs / (time.monotonic() - self._began)
         self._reset()
         return means, speed

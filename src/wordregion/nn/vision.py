@@ -53,13 +53,13 @@ class TimmVision(nn.Module):
             arguments["img_size"] = image_size
         if drop_path:
             arguments["drop_path_rate"] = drop_path
-        body = timm.create_model(name, pretrained=weights is True, num_classes=0, global_pool="", **arguments)
+        body: Any = timm.create_model(name, pretrained=weights is True, num_classes=0, global_pool="", **arguments)
         if isinstance(weights, (str, Path)):
             load_backbone(body, read_weights(weights), source=str(weights), ignore=("head.", "fc.", "classifier."))
         if subsample_first:
             for first, *_ in (body.layer2, body.layer3, body.layer4):
                 first.conv1.stride, first.conv2.stride = first.conv2.stride, first.conv1.stride
-        self.body = body
+        self.body: Any = body
         self.name, self.drop_path, self.settings = name, drop_path, settings or {}
         self.subsample_first = subsample_first
         self.image_size = image_size

@@ -1,8 +1,11 @@
 """ALBEF on a few thousand real photos from pretrained encoders, for a machine with two cores."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+
+from torch import nn
 
 from wordregion.data.collate import Collator
 from wordregion.data.datasets.flickr import Flickr30kEntities
@@ -109,7 +112,8 @@ def flickr_small(
     )
 
 
-def _started(build: partial[FusionModel], start: Path) -> FusionModel:
+def _started(build: Callable[[], nn.Module], start: Path) -> FusionModel:
     model = build()
+    assert isinstance(model, FusionModel)
     start_from(model, start)
     return model

@@ -29,6 +29,8 @@ class Align:
 
     Attributes:
         objectives: what to learn; the loss is their sum.
+        first_alone: steps at the start in which only the first objective is trained. Matching mines its negatives by
+            the contrast, and has nothing to learn from those of an untrained one.
         momentum: of the teacher, in [0, 1].
         queue_size: slots of the feature queue; 0 = none.
         distill: final weight of the teacher's opinion in [0, 1] (alpha).
@@ -39,6 +41,7 @@ class Align:
     """
 
     objectives: tuple[Objective, ...] = (Contrast(), Match(), MaskedWords())
+    first_alone: int = 0
     momentum: float = 0.995
     queue_size: int = 65536
     distill: float = 0.4
@@ -52,8 +55,8 @@ class Align:
         for name in ("momentum", "distill"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"Align: {name}={getattr(self, name)} is outside [0, 1]. Choose a value in it.")
-        if self.queue_size < 0 or self.ramp_steps < 0:
-            raise UsageError("Align: queue_size and ramp_steps must be 0 or more. Correct the recipe.")
+        if min(self.queue_size, self.ramp_steps, self.first_alone) < 0:
+            raise UsageError("Align: queue_size, ramp_steps and first_alone must be 0 or more. Correct the recipe.")
 
     def build(self, model: FusionModel) -> "AlignTask":
         """The trainable task around a model."""
@@ -95,8 +98,9 @@ class AlignTask(nn.Module):
 
     def forward(self, batch: Batch, totals: Tensor) -> StepOutput:
         """Losses of one micro-batch, normalised by `totals` = counts of the whole step over the number of ranks."""
+        objectives = self.objectives()
         scene = self._scene(batch, totals.to(batch.image.device))
-        wanted = [objective.pairs(scene) for objective in self.settings.objectives]
+        wanted = [objective.pairs(scene) for objective in objectives]
         asked = [pairs for pairs in wanted if pairs is not None]
         parts: Iterator[Fused] = iter(())
         if asked:
@@ -105,7 +109,7 @@ class AlignTask(nn.Module):
             fused = self.model.fuse(scene.text[row], scene.text_mask[row], scene.image, image)
             parts = iter(fused.split([len(pairs.row) for pairs in asked]))
         metrics: dict[str, Tensor] = {}
-        for objective, pairs in zip(self.settings.objectives, wanted, strict=True):
+        for objective, pairs in zip(objectives, wanted, strict=True):
             metrics |= objective(self.model, scene, None if pairs is None else next(parts))
         loss = torch.stack([value for name, value in metrics.items() if not name.endswith("_accuracy")]).sum()
         return StepOutput(loss, {name: value.detach() for name, value in metrics.items()})
@@ -127,17 +131,21 @@ class AlignTask(nn.Module):
         """Units of sharding, compilation and activation checkpointing, of student and teacher."""
         return [*self.model.blocks(), *self.teacher.blocks()]
 
+    def objectives(self) -> tuple[Objective, ...]:
+        """What is learned at this step."""
+        return self.settings.objectives[: 1 if self.step < self.settings.first_alone else None]
+
     def distill_weight(self) -> float:
         """Alpha at this step: linear from 0 over `ramp_steps`, then constant."""
         ramp = self.settings.ramp_steps
         return self.settings.distill * (min(1.0, int(self.step) / ramp) if ramp else 1.0)
 
     def _scene(self, batch: Batch, totals: Tensor) -> AlignScene:
-        if len(batch.image) == 1 and any(isinstance(o, Match) for o in self.settings.objectives):
+        if len(batch.image) == 1 and any(isinstance(o, Match) for o in self.objectives()):
             warnings.warn(
                 "a batch with a single image has no negatives: Match trains on true pairs alone", stacklevel=2
             )
-        wants_masked = any(objective.wants_masked for objective in self.settings.objectives)
+        wants_masked = any(objective.wants_masked for objective in self.objectives())
         ids, mask = batch.token_ids, batch.token_mask
         if wants_masked:
             if batch.masked_ids is None:
