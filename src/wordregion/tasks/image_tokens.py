@@ -18,10 +18,9 @@ AT_ONCE = 32
 class ImageTokens:
     """Encodes the images of a batch.
 
-    With `keep`, every image is encoded once and its tokens stay in memory (images x N x V values, on the encoder's
-    device, in its precision), found again by `Batch.image_key`. That is right only where the encoder is frozen and the
-    transform draws nothing: an image then has the same tokens in every epoch. The tokens are no part of a checkpoint: a
-    resumed run encodes anew.
+    With `keep`, every picture is encoded once and its tokens stay in memory (pictures x N x V values, on the encoder's
+    device, in its precision), found again by its pixels, whichever records show it. It needs a frozen encoder, and saves
+    work only where the transform draws nothing. The tokens are no part of a checkpoint: a resumed run encodes anew.
 
     Args:
         keep: whether tokens are kept.
@@ -41,9 +40,9 @@ class ImageTokens:
             return model.encode_image(batch.image)
         if not is_frozen(model.vision):
             raise UsageError("keep_image_tokens needs a frozen image encoder. Set freeze=('vision.',) in AdamW.")
-        keys = batch.image_key.tolist()
+        keys = [hash(image.numpy().tobytes()) for image in batch.image.cpu()]
         with torch.no_grad():
-            new = [row for row, key in enumerate(keys) if key not in self._kept]
+            new = list({key: row for row, key in enumerate(keys) if key not in self._kept}.values())
             for begin in range(0, len(new), AT_ONCE):
                 rows = new[begin : begin + AT_ONCE]
                 for row, tokens in zip(rows, model.encode_image(batch.image[rows]), strict=True):
