@@ -23,6 +23,7 @@ from wordregion.recipes.albef import albef_demo
 from wordregion.recipes.recipe import Recipe
 from wordregion.runs import load_student
 from wordregion.schema import Sample
+from wordregion.tasks.align import Align
 
 UNUSED = np.random.default_rng(0)
 """Evaluation transforms draw nothing."""
@@ -89,7 +90,11 @@ def demo_recipe(flags: DemoFlags) -> Recipe:
     steps = max(1, round(recipe.run.steps * flags.minutes / 5)) if flags.steps is None else flags.steps
     run = dataclasses.replace(recipe.run, steps=steps, device=flags.device)
     optim = dataclasses.replace(recipe.optim, warmup=min(recipe.optim.warmup, steps // 4))
-    return dataclasses.replace(recipe, run=run, optim=optim, source="albef_demo", arguments={"scenes": 200_000})
+    assert isinstance(recipe.task, Align)
+    task = dataclasses.replace(recipe.task, first_alone=round(recipe.task.first_alone * steps / recipe.run.steps))
+    return dataclasses.replace(
+        recipe, task=task, run=run, optim=optim, source="albef_demo", arguments={"scenes": 200_000}
+    )
 
 
 def _prepare(out: Path) -> bool:

@@ -70,6 +70,7 @@ def albef_tiny_conv(
     text_layers: int = 1,
     fusion_layers: int = 1,
     embed: int = 128,
+    pool: Literal["cls", "mean"] = "mean",
 ) -> FusionModel:
     """`albef_tiny` with a small ConvNeXt (8 x 8 tokens at 64 pixels) for the ViT: learns from far fewer images."""
     vision = TimmVision(
@@ -81,10 +82,11 @@ def albef_tiny_conv(
             "output_stride": 8,
             "conv_mlp": False,
             "ls_init_value": None,
+            "kernel_sizes": 3,
         },
     )
     heads = max(1, width // 64)
-    text = TextEncoder(bert_config(vocab_size, width, text_layers, heads, max_tokens=64, dropout=0.0))
+    text = TextEncoder(bert_config(vocab_size, width, text_layers, heads, max_tokens=64, dropout=0.0), pool)
     fusion = FusionEncoder(width, width, fusion_layers, heads, dropout=0.0)
     return _with_heads(vision, text, fusion, embed)
 

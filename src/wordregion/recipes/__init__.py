@@ -9,6 +9,7 @@ from wordregion.recipes.nlvr import nlvr2, nlvr2_pretrain, nlvr_scenes
 from wordregion.recipes.recipe import Recipe
 from wordregion.recipes.refer import refer_refcoco_plus, refer_scenes
 from wordregion.recipes.retrieval import retrieval_coco, retrieval_flickr, retrieval_scenes
+from wordregion.recipes.small_tasks import entail_small, nlvr_small, vqa_small
 from wordregion.recipes.vqa import vqa_scenes, vqa_v2
 
 BUILTIN: dict[str, Callable[..., Recipe]] = {
@@ -16,6 +17,9 @@ BUILTIN: dict[str, Callable[..., Recipe]] = {
     "albef_4m": albef_4m,
     "flickr_frozen": flickr_frozen,
     "flickr_small": flickr_small,
+    "entail_small": entail_small,
+    "vqa_small": vqa_small,
+    "nlvr_small": nlvr_small,
     "nlvr2_pretrain": nlvr2_pretrain,
     "nlvr2": nlvr2,
     "nlvr_scenes": nlvr_scenes,

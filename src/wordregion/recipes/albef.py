@@ -34,11 +34,12 @@ def albef_demo(scenes: int = 200_000) -> Recipe:
         name="albef_demo",
         model=partial(albef_tiny_conv, tokenizer.vocab_size, pixels),
         task=Align(
-            objectives=(Contrast(weight=2.0), Match(), MaskedWords()),
+            objectives=(Contrast(), Match(hardness=0.3), MaskedWords()),
+            first_alone=500,
             momentum=0.5,  # 0.995 averages over 200 steps, a large part of this run
             queue_size=0,  # features move too fast at first: old keys only teach to tell old from new
             distill=0.2,
-            ramp_steps=600,
+            ramp_steps=700,
         ),
         data=Data(
             train=partial(Scenes, "train", scenes, image_size=pixels),
@@ -48,7 +49,7 @@ def albef_demo(scenes: int = 200_000) -> Recipe:
             eval_transform=plain,
         ),
         optim=AdamW(lr=1e-3, betas=(0.9, 0.98), warmup=50, final=0.01, lr_scale=(("temperature", 0.02),)),
-        run=Run(steps=440, batch=64, clip=1.0, workers=1, log_every=5, save_every=500),
+        run=Run(steps=700, batch=64, clip=1.0, workers=1, log_every=5, save_every=500),
     )
 
 

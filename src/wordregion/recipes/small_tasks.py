@@ -1,0 +1,147 @@
+"""ALBEF's tasks on small real data sets, each from the run of `flickr_small`, on two cores.
+
+The image encoder stays frozen and no picture is augmented, so each is encoded once. With ``text_only`` the pictures are
+empty: what the words alone tell.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from wordregion.data.blank import Blank
+from wordregion.data.datasets.daquar import Daquar
+from wordregion.data.datasets.nlvr import Nlvr as Drawings
+from wordregion.data.datasets.snli_ve import SnliVe
+from wordregion.data.sentences import SentenceCollator
+from wordregion.data.tokens import Tokenizer
+from wordregion.data.transforms import EvalTransform
+from wordregion.evaluate.entailment import evaluate_entailment
+from wordregion.evaluate.nlvr import evaluate_nlvr
+from wordregion.evaluate.vqa import Vqa, evaluate_vqa
+from wordregion.models.fusion import FusionModel
+from wordregion.models.store import load_model
+from wordregion.models.zoo import for_entailment, for_questions, for_statements
+from wordregion.recipes.flickr_small import KERAS_MEAN, KERAS_STD
+from wordregion.recipes.recipe import AdamW, Data, Evaluation, Recipe, Run, TaskSettings
+from wordregion.schema import Dataset
+from wordregion.tasks.answer import Answer
+from wordregion.tasks.entail import Entail
+from wordregion.tasks.nlvr import Nlvr
+
+
+def entail_small(
+    start: Path = Path("runs/flickr_small"),
+    data: Path = Path("data/snli_ve"),
+    images: Path = Path("data/flickr30k_entities"),
+    vocab: Path = Path("weights/bert/vocab.txt"),
+    text_only: bool = False,
+) -> Recipe:
+    """Visual entailment on a few thousand SNLI-VE pairs.
+
+    Args:
+        start: run of `flickr_small`.
+        data: holds ``snli_ve_train.jsonl`` and ``snli_ve_dev.jsonl``.
+        images: folder of the photos' tars.
+        vocab: BERT vocabulary.
+        text_only: hide the photos: the baseline.
+    """
+    return _small(
+        "entail_small",
+        start,
+        for_entailment,
+        Entail(distill=0.0, keep_image_tokens=True),
+        partial(SnliVe, data / "snli_ve_train.jsonl", images),
+        partial(SnliVe, data / "snli_ve_dev.jsonl", images),
+        lambda: SentenceCollator(Tokenizer(vocab, max_tokens=30), needs=("label",)),
+        evaluate_entailment,
+        text_only,
+        steps=280,
+    )
+
+
+def vqa_small(
+    start: Path = Path("runs/flickr_small"),
+    data: Path = Path("data/daquar"),
+    vocab: Path = Path("weights/bert/vocab.txt"),
+    text_only: bool = False,
+) -> Recipe:
+    """Questions of DAQUAR about photos of rooms; a fifth of the photos is held out.
+
+    Args:
+        start: run of `flickr_small`.
+        data: holds ``qa_train.txt`` and ``images_train.tar``.
+        vocab: BERT vocabulary.
+        text_only: hide the photos: the baseline.
+    """
+    source = partial(Daquar, data / "qa_train.txt", data / "images_train.tar")
+
+    def evaluate(model: FusionModel, *given: Any, k: int = 128, **settings: Any) -> Vqa:
+        """Ranks the answers of the training part."""
+        return evaluate_vqa(model, *given, candidates=source("train").answers(), k=k, **settings)
+
+    return _small(
+        "vqa_small",
+        start,
+        partial(for_questions, layers=2),
+        Answer(distill=0.0, keep_image_tokens=True),
+        partial(source, "train"),
+        partial(source, "val"),
+        lambda: SentenceCollator(Tokenizer(vocab, max_tokens=25), answers=Tokenizer(vocab, max_tokens=20, clean=False)),
+        evaluate,
+        text_only,
+        steps=250,
+    )
+
+
+def nlvr_small(
+    start: Path = Path("runs/flickr_small"),
+    data: Path = Path("data/nlvr"),
+    vocab: Path = Path("weights/bert/vocab.txt"),
+    text_only: bool = False,
+) -> Recipe:
+    """Statements about NLVR's drawings.
+
+    Args:
+        start: run of `flickr_small`.
+        data: holds ``train.json``, ``dev.json`` and the tars of their drawings.
+        vocab: BERT vocabulary.
+        text_only: hide the drawings: the baseline.
+    """
+    return _small(
+        "nlvr_small",
+        start,
+        for_statements,
+        Nlvr(distill=0.0, keep_image_tokens=True),
+        partial(Drawings, data / "train.json"),
+        partial(Drawings, data / "dev.json"),
+        lambda: SentenceCollator(Tokenizer(vocab, max_tokens=30), needs=("label",)),
+        evaluate_nlvr,
+        text_only,
+        steps=280,
+    )
+
+
+def _small(
+    name: str,
+    start: Path,
+    fit: Callable[[FusionModel], FusionModel],
+    task: TaskSettings,
+    train: Callable[[], Dataset],
+    val: Callable[[], Dataset],
+    collator: Callable[[], SentenceCollator],
+    evaluation: Evaluation,
+    text_only: bool,
+    steps: int,
+) -> Recipe:
+    plain = EvalTransform(224, KERAS_MEAN, KERAS_STD)
+    transform = Blank(plain) if text_only else plain
+    return Recipe(
+        name=name,
+        model=lambda: fit(load_model(start)),
+        task=task,
+        data=Data(train=train, transform=transform, collator=collator, evaluate=val, eval_transform=transform),
+        optim=AdamW(lr=1e-4, warmup=20, final=0.02, lr_scale=(("heads.", 4.0), ("text.", 0.5)), freeze=("vision.",)),
+        run=Run(steps=steps, batch=64, precision="bf16", clip=5.0, workers=1, log_every=10, save_every=1000),
+        evaluation=evaluation,
+    )

@@ -1,0 +1,94 @@
+"""The recipes on small real data, on stand-ins of their formats: one step each, from a saved model."""
+
+import json
+import tarfile
+
+import pytest
+import torch
+from PIL import Image
+
+from wordregion.data.loader import StepLoader
+from wordregion.data.tokens import SPECIAL
+from wordregion.engine.optim import freeze, parameter_groups
+from wordregion.models.store import save_model
+from wordregion.models.zoo import albef_tiny_conv
+from wordregion.recipes.small_tasks import entail_small, nlvr_small, vqa_small
+
+WORDS = ("a", "dog", "cat", "what", "is", "on", "the", "table", "in", "image", "box", "there", "red")
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    root = tmp_path_factory.mktemp("small")
+    (root / "vocab.txt").write_text("\n".join([*SPECIAL, *WORDS]))
+    torch.manual_seed(0)
+    save_model(albef_tiny_conv(len(SPECIAL) + len(WORDS), width=64), root / "start")
+    (root / "photos").mkdir()
+    for name, size in (("photos/1.jpg", (224, 224)), ("image1.jpg", (96, 96)), ("image5.jpg", (96, 96))):
+        Image.new("RGB", size, (90, 120, 30)).save(root / name)
+    pairs = [
+        {"Flickr30K_ID": "1", "sentence1": "a dog", "sentence2": text, "gold_label": label, "pairID": text}
+        for text, label in (("a dog", "entailment"), ("a cat", "contradiction"))
+    ]
+    for name in ("snli_ve_train.jsonl", "snli_ve_dev.jsonl"):
+        (root / name).write_text("\n".join(map(json.dumps, pairs)))
+    questions = [
+        "what is on the table in the image1 ?",
+        "box",
+        "what is in the image5 ?",
+        "cat",
+        "what is in image1 ?",
+        "dog",
+    ]
+    (root / "qa_train.txt").write_text("\n".join(questions))
+    with tarfile.open(root / "images_train.tar", "w") as tar:
+        for name in ("image1.jpg", "image5.jpg"):
+            tar.add(root / name, name)
+    for split in ("train", "dev"):
+        line = {"identifier": "1-0", "sentence": "there is a red box", "label": "true"}
+        (root / f"{split}.json").write_text(json.dumps(line))
+    return root
+
+
+def recipes(root, **settings):
+    common = {"start": root / "start", "vocab": root / "vocab.txt", **settings}
+    yield entail_small(data=root, images=root / "photos", **common)
+    yield vqa_small(data=root, **common)
+
+
+@pytest.mark.parametrize("text_only", [False, True])
+def test_one_step_moves_all_but_the_image_encoder(places, text_only):
+    for recipe in recipes(places, text_only=text_only):
+        model = recipe.model()
+        freeze(model, recipe.optim)
+        assert parameter_groups(model, recipe.optim)
+        task = recipe.task.build(model).train()
+        loader = StepLoader(recipe.data.train(), recipe.data.transform, recipe.data.collator(), batch=2, seed=0)
+        (batch,) = next(iter(loader))
+        assert bool(batch.image.abs().sum() == 0) == text_only
+        output = task(batch, task.counts(batch))
+        output.loss.backward()
+        assert all(p.grad is None for p in model.vision.parameters())
+        assert model.fusion.layers[0].cross.kv.weight.grad is not None
+
+
+def test_the_evaluations_run(places):
+    for recipe in recipes(places):
+        result = recipe.evaluation(
+            recipe.model(), recipe.data.evaluate(), recipe.data.collator(), recipe.data.eval_transform, progress=False
+        )
+        assert all(0 <= value <= 100 for value in result.metrics.values())
+
+
+def test_a_drawing_becomes_a_batch(places, tmp_path):
+    for split in ("train", "dev"):
+        (tmp_path / f"{split}.json").write_text((places / f"{split}.json").read_text())
+        (tmp_path / f"images_{split}").mkdir()
+        Image.new("RGB", (400, 100), (200, 200, 200)).save(tmp_path / f"images_{split}" / f"{split}-1-0-0.png")
+    recipe = nlvr_small(start=places / "start", data=tmp_path, vocab=places / "vocab.txt")
+    task = recipe.task.build(recipe.model()).eval()
+    task.model.vision.requires_grad_(False)
+    loader = StepLoader(recipe.data.train(), recipe.data.transform, recipe.data.collator(), batch=1, seed=0)
+    (batch,) = next(iter(loader))
+    assert batch.image.shape == (1, 3, 224, 224)
+    assert torch.isfinite(task(batch, task.counts(batch)).loss)
