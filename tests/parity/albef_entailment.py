@@ -15,7 +15,7 @@ from tests.parity.released import gradient_tables, released_model
 from wordregion.models.official import to_official
 from wordregion.models.two_images import pair_logits
 from wordregion.schema import Batch
-from wordregion.tasks.entail import Entail, EntailTask
+from wordregion.tasks.classify import Classify, ClassifyTask
 from wordregion.tasks.teacher import update_teacher
 
 LAYOUT = "albef/entailment"
@@ -55,7 +55,7 @@ def _run(golden: Golden, batch: Batch, run: str) -> Iterator[tuple[str, Tensor]]
     found = _run_of(run)
     assert found is not None
     distill = 0.0 if found[1] == "nodistill" else alpha_of(found[1])
-    task = EntailTask(released_model(golden, "ve", LAYOUT), Entail(distill=distill, ramp_steps=0)).eval()
+    task = ClassifyTask(released_model(golden, "ve", LAYOUT), Classify("entail", distill=distill, ramp_steps=0)).eval()
     if task.teacher is not None:
         task.teacher.load_state_dict(released_model(golden, "ve", LAYOUT, momentum=True).state_dict())
         update_teacher(task.teacher, task.model, task.settings.momentum)  # the original's forward begins with it

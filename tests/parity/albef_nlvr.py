@@ -17,7 +17,7 @@ from wordregion.models.official import to_official
 from wordregion.models.two_images import pair_logits
 from wordregion.schema import Batch
 from wordregion.tasks.assign_text import AssignText, AssignTextTask, assign
-from wordregion.tasks.nlvr import Nlvr, NlvrTask
+from wordregion.tasks.classify import Classify, ClassifyTask
 from wordregion.tasks.teacher import update_teacher
 
 
@@ -68,7 +68,9 @@ def _logits(golden: Golden, names: list[str]) -> Iterator[tuple[str, Tensor]]:
 
 def _tuning(golden: Golden, run: str, names: list[str]) -> Iterator[tuple[str, Tensor]]:
     distill = 0.0 if run.endswith("nodistill") else alpha_of(f"alpha{run.rpartition('alpha')[2]}")
-    task = NlvrTask(released_model(golden, "nlvr", "albef/nlvr"), Nlvr(distill=distill)).eval()
+    task = ClassifyTask(
+        released_model(golden, "nlvr", "albef/nlvr"), Classify("nlvr", distill=distill, ramp_steps=0)
+    ).eval()
     if task.teacher is not None:
         task.teacher.load_state_dict(released_model(golden, "nlvr", "albef/nlvr", momentum=True).state_dict())
         update_teacher(task.teacher, task.model, task.settings.momentum)  # the original's forward begins with it

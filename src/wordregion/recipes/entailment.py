@@ -15,7 +15,7 @@ from wordregion.models.fusion import FusionModel
 from wordregion.models.store import start_from
 from wordregion.models.zoo import albef_base, albef_tiny_conv, for_entailment
 from wordregion.recipes.recipe import AdamW, Data, Recipe, Run
-from wordregion.tasks.entail import Entail
+from wordregion.tasks.classify import Classify
 
 CENTRED = (0.5, 0.5, 0.5)
 
@@ -47,7 +47,7 @@ def entail_snli_ve(
     return Recipe(
         name="entail_snli_ve",
         model=partial(_pretrained, checkpoint),
-        task=Entail(ramp_steps=epoch),
+        task=Classify("entail", ramp_steps=epoch),
         data=Data(
             train=partial(SnliVe, train, images),
             transform=TrainTransform(384, scale=(0.5, 1.0)),
@@ -81,7 +81,7 @@ def entail_scenes(pairs: int = 200_000, text_only: bool = False) -> Recipe:
     return Recipe(
         name="entail_scenes",
         model=partial(_small, tokenizer.vocab_size, pixels),
-        task=Entail(distill=0.0),  # a teacher that averages over a short run from nothing has little to say
+        task=Classify("entail", distill=0.0),  # a teacher that averages over a short run from nothing has little to say
         data=Data(
             train=partial(SceneEntailment, "train", pairs, image_size=pixels),
             transform=transform,

@@ -94,7 +94,7 @@ def flickr_small(
         name="flickr_small",
         model=partial(_started, frozen.model, start),
         task=Align(
-            objectives=(Contrast(same_image_positives=True), Match(hardness=0.3), MaskedWords()),
+            objectives=(Contrast(same_image_positives=True), Match(hardness=0.2), MaskedWords(weight=0.1)),
             momentum=0.99,
             queue_size=4096,
             ramp_steps=236,
@@ -106,9 +106,9 @@ def flickr_small(
             warmup=40,
             final=0.02,
             lr_scale=(*cross, *new, ("text.", 0.15), ("image_proj.", 0.5), ("text_proj.", 0.5), ("temperature", 5.0)),
-            freeze=("vision.",),
+            freeze=("vision.", "text.body.embeddings.", *(f"text.body.encoder.layer.{layer}." for layer in range(3))),
         ),
-        run=Run(steps=500, batch=48, precision="bf16", clip=5.0, workers=1, log_every=10, save_every=200),
+        run=Run(steps=560, batch=32, precision="bf16", clip=5.0, workers=1, log_every=10, save_every=200),
     )
 
 

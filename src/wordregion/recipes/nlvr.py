@@ -24,7 +24,7 @@ from wordregion.nn.pair_fusion import one_image_name
 from wordregion.recipes.recipe import AdamW, Data, Recipe, Run
 from wordregion.schema import Dataset
 from wordregion.tasks.assign_text import AssignText
-from wordregion.tasks.nlvr import Nlvr
+from wordregion.tasks.classify import Classify
 
 CENTRED = (0.5, 0.5, 0.5)
 
@@ -123,7 +123,7 @@ def nlvr2(
     return Recipe(
         name="nlvr2",
         model=partial(two_images, partial(albef_base, 384, False, False), "nlvr", checkpoint),
-        task=Nlvr(ramp_steps=epoch),
+        task=Classify("nlvr", ramp_steps=epoch),
         data=Data(
             train=partial(Nlvr2, train, images),
             transform=TrainTransform(384, scale=(0.5, 1.0), flip=0.0),
@@ -152,7 +152,7 @@ def nlvr_scenes(statements: int = 200_000, checkpoint: Path | None = None, text_
     return Recipe(
         name="nlvr_scenes",
         model=partial(two_images, partial(albef_tiny_conv, tokenizer.vocab_size, pixels), "nlvr", checkpoint),
-        task=Nlvr(distill=0.0),  # a teacher that averages over a short run has little to say
+        task=Classify("nlvr", distill=0.0),  # a teacher that averages over a short run has little to say
         data=Data(
             train=partial(ScenePairs, "train", statements, image_size=pixels),
             transform=transform,

@@ -11,7 +11,7 @@ from typing import Any
 
 from wordregion.data.blank import Blank
 from wordregion.data.datasets.daquar import Daquar
-from wordregion.data.datasets.nlvr import Nlvr as Drawings
+from wordregion.data.datasets.nlvr import Nlvr
 from wordregion.data.datasets.snli_ve import SnliVe
 from wordregion.data.sentences import SentenceCollator
 from wordregion.data.tokens import Tokenizer
@@ -26,8 +26,7 @@ from wordregion.recipes.flickr_small import KERAS_MEAN, KERAS_STD
 from wordregion.recipes.recipe import AdamW, Data, Evaluation, Recipe, Run, TaskSettings
 from wordregion.schema import Dataset
 from wordregion.tasks.answer import Answer
-from wordregion.tasks.entail import Entail
-from wordregion.tasks.nlvr import Nlvr
+from wordregion.tasks.classify import Classify
 
 
 def entail_small(
@@ -50,7 +49,7 @@ def entail_small(
         "entail_small",
         start,
         for_entailment,
-        Entail(distill=0.0, keep_image_tokens=True),
+        Classify("entail", distill=0.0, keep_image_tokens=True),
         partial(SnliVe, data / "snli_ve_train.jsonl", images),
         partial(SnliVe, data / "snli_ve_dev.jsonl", images),
         lambda: SentenceCollator(Tokenizer(vocab, max_tokens=30), needs=("label",)),
@@ -112,9 +111,9 @@ def nlvr_small(
         "nlvr_small",
         start,
         for_statements,
-        Nlvr(distill=0.0, keep_image_tokens=True),
-        partial(Drawings, data / "train.json"),
-        partial(Drawings, data / "dev.json"),
+        Classify("nlvr", distill=0.0, keep_image_tokens=True),
+        partial(Nlvr, data / "train.json"),
+        partial(Nlvr, data / "dev.json"),
         lambda: SentenceCollator(Tokenizer(vocab, max_tokens=30), needs=("label",)),
         evaluate_nlvr,
         text_only,

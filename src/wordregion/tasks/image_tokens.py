@@ -19,8 +19,9 @@ class ImageTokens:
     """Encodes the images of a batch.
 
     With `keep`, every picture is encoded once and its tokens stay in memory (pictures x N x V values, on the encoder's
-    device, in its precision), found again by its pixels, whichever records show it. It needs a frozen encoder, and saves
-    work only where the transform draws nothing. The tokens are no part of a checkpoint: a resumed run encodes anew.
+    device, in its precision), found again by its pixels, whichever records show it. It needs a frozen encoder, and
+    saves work only where the transform draws nothing. The tokens are no part of a checkpoint: a resumed run encodes
+    anew.
 
     Args:
         keep: whether tokens are kept.

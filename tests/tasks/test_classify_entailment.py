@@ -14,7 +14,7 @@ from wordregion.data.transforms import EvalTransform
 from wordregion.errors import UsageError
 from wordregion.models.two_images import pair_logits
 from wordregion.models.zoo import albef_tiny, for_entailment
-from wordregion.tasks.entail import Entail
+from wordregion.tasks.classify import Classify
 
 SIZES = {"width": 32, "vision_layers": 1, "text_layers": 1, "fusion_layers": 1, "embed": 16}
 
@@ -33,7 +33,7 @@ def a_model(seed=0):
 
 
 def test_the_loss_mixes_labels_and_the_teachers_opinion():
-    batch, task = a_batch(), Entail(distill=0.4, ramp_steps=0).build(a_model()).eval()
+    batch, task = a_batch(), Classify("entail", distill=0.4, ramp_steps=0).build(a_model()).eval()
     task.teacher.load_state_dict(a_model(seed=1).state_dict())
     output = task(batch, task.counts(batch))
     ours = pair_logits(task.model, batch, task.model.encode_image(batch.image), "entail")
@@ -46,7 +46,7 @@ def test_the_loss_mixes_labels_and_the_teachers_opinion():
 
 
 def test_the_teacher_follows_after_the_step_and_alpha_rises():
-    task = Entail(momentum=0.9, distill=0.4, ramp_steps=4).build(a_model())
+    task = Classify("entail", momentum=0.9, distill=0.4, ramp_steps=4).build(a_model())
     before = copy.deepcopy(task.teacher.state_dict())
     assert task.distill_weight() == 0
     with torch.no_grad():
@@ -61,7 +61,7 @@ def test_the_teacher_follows_after_the_step_and_alpha_rises():
 def test_micro_batches_add_up_to_the_batch():
     batch, collate = a_batch(), SentenceCollator(Tokenizer("scenes"), needs=("label",))
     data, transform = SceneEntailment("train", 6, image_size=32), EvalTransform(32)
-    task = Entail(distill=0.0).build(a_model()).eval()
+    task = Classify("entail", distill=0.0).build(a_model()).eval()
     assert task.teacher is None
     whole = task(batch, task.counts(batch)).loss
     halves = [
@@ -72,7 +72,7 @@ def test_micro_batches_add_up_to_the_batch():
 
 
 def test_it_learns_three_pictures_of_one_sentence():
-    batch, task = a_batch(3), Entail(distill=0.0).build(a_model()).eval()
+    batch, task = a_batch(3), Classify("entail", distill=0.0).build(a_model()).eval()
     optimiser = torch.optim.AdamW(task.model.parameters(), lr=1e-3)
     for _ in range(110):
         output = task(batch, task.counts(batch))
@@ -84,9 +84,9 @@ def test_it_learns_three_pictures_of_one_sentence():
 
 def test_wrong_settings_and_models_are_refused():
     with pytest.raises(UsageError, match="distill=2"):
-        Entail(distill=2.0)
+        Classify("entail", distill=2.0)
     with pytest.raises(UsageError, match="ramp_steps=-1"):
-        Entail(ramp_steps=-1)
+        Classify("entail", ramp_steps=-1)
     plain = albef_tiny(40, image_size=32, **SIZES)
     with pytest.raises(UsageError, match="for_entailment"):
-        Entail().build(plain)
+        Classify("entail").build(plain)

@@ -1,4 +1,5 @@
-"""Visual entailment: the relation of a sentence to an image, with momentum distillation (ALBEF section 5 and code)."""
+"""Which class does a text have, given its images? Visual entailment, statements about one image or two; with momentum
+distillation (ALBEF section 5 and code)."""
 
 from dataclasses import dataclass
 
@@ -16,10 +17,12 @@ from wordregion.tasks.teacher import make_teacher, update_teacher
 
 
 @dataclass(frozen=True)
-class Entail:
-    """Settings of `EntailTask`.
+class Classify:
+    """Settings of `ClassifyTask`.
 
     Attributes:
+        head: name of the model's head of classes, and of the loss: ``"entail"`` (`zoo.for_entailment`) or ``"nlvr"``
+            (`zoo.for_two_images`, `zoo.for_statements`).
         momentum: of the teacher, in [0, 1].
         distill: final weight of the teacher's opinion in [0, 1] (alpha); 0 = train without a teacher.
         ramp_steps: steps over which `distill` rises linearly from 0 (ALBEF: those of the first epoch).
@@ -27,6 +30,7 @@ class Entail:
             transform that draws nothing.
     """
 
+    head: str
     momentum: float = 0.995
     distill: float = 0.4
     ramp_steps: int = 1
@@ -35,34 +39,39 @@ class Entail:
     def __post_init__(self) -> None:
         for name in ("momentum", "distill"):
             if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"Entail: {name}={getattr(self, name)} is outside [0, 1]. Choose a value in it.")
+                raise UsageError(f"Classify: {name}={getattr(self, name)} is outside [0, 1]. Choose a value in it.")
         if self.ramp_steps < 0:
-            raise UsageError(f"Entail: ramp_steps={self.ramp_steps} is negative. Give 0 or more.")
+            raise UsageError(f"Classify: ramp_steps={self.ramp_steps} is negative. Give 0 or more.")
 
-    def build(self, model: FusionModel) -> "EntailTask":
-        """The trainable task around a model with the head ``entail``."""
-        return EntailTask(model, self)
+    def build(self, model: FusionModel) -> "ClassifyTask":
+        """The trainable task around a model with that head."""
+        return ClassifyTask(model, self)
 
 
-class EntailTask(nn.Module):
+class ClassifyTask(nn.Module):
     """Student and, with distillation, its teacher: a momentum copy of the whole model, updated after each step.
 
-    The batch has one image a sentence and ``target["label"]``, the class.
+    The batch has ``target["label"]``, the class; a text's images follow each other. The teacher starts as a copy of the
+    student. In NLVR2 the original's starts from other values (it is made before the checkpoint is loaded); that is not
+    repeated here.
     """
 
     step: Tensor
 
-    def __init__(self, model: FusionModel, settings: Entail) -> None:
+    def __init__(self, model: FusionModel, settings: Classify) -> None:
         super().__init__()
-        if "entail" not in model.heads:
-            raise UsageError("Entail: the model has no head 'entail'. Build it with zoo.for_entailment.")
+        if settings.head not in model.heads:
+            raise UsageError(
+                f"Classify: the model has no head '{settings.head}'. Build it with zoo.for_entailment, "
+                "zoo.for_statements or zoo.for_two_images."
+            )
         self.model = model
         self.teacher: FusionModel | None = make_teacher(model) if settings.distill else None  # type: ignore[assignment]
         self.settings = settings
         self._image_tokens = ImageTokens(settings.keep_image_tokens)
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
-    def train(self, mode: bool = True) -> "EntailTask":
+    def train(self, mode: bool = True) -> "ClassifyTask":
         """Switches the student; a frozen image encoder and the teacher always predict, without dropout or drop path."""
         super().train(mode)
         if self.teacher is not None:
@@ -72,30 +81,30 @@ class EntailTask(nn.Module):
         return self
 
     def counts(self, batch: Batch) -> Tensor:
-        """(1,) sentences of a micro-batch."""
+        """(1,) texts of a micro-batch."""
         return torch.tensor([float(len(batch.token_ids))])
 
     def forward(self, batch: Batch, totals: Tensor) -> StepOutput:
-        """Cross-entropy with the labels and the teacher's opinion, over ``totals[0]`` sentences."""
-        label, total = batch.target["label"], totals[0].to(batch.image.device)
+        """Cross-entropy with the labels and the teacher's opinion, over ``totals[0]`` texts."""
+        label = batch.target["label"]
         image = self._image_tokens.student(self.model, batch)
-        logits = pair_logits(self.model, batch, image, "entail")
-        distill, opinion = self.distill_weight(), None
-        if distill > 0:
-            assert self.teacher is not None
+        logits = pair_logits(self.model, batch, image, self.settings.head)
+        distill = self.distill_weight()
+        taught = None
+        if self.teacher is not None and distill:
             with torch.no_grad():
-                image = self._image_tokens.teacher(self.model, self.teacher, batch, image)
-                opinion = pair_logits(self.teacher, batch, image, "entail")
-        loss = masked_word_loss(logits, label, opinion, distill).sum() / total
-        hits = (logits.detach().argmax(1) == label).sum() / total
-        return StepOutput(loss, {"entail": loss.detach(), "entail_accuracy": hits})
+                teacher_image = self._image_tokens.teacher(self.model, self.teacher, batch, image)
+                taught = pair_logits(self.teacher, batch, teacher_image, self.settings.head)
+        loss = masked_word_loss(logits, label, taught, distill).sum() / totals[0].to(logits.device)
+        hits = (logits.detach().argmax(1) == label).sum() / totals[0].to(logits.device)
+        return StepOutput(loss, {self.settings.head: loss.detach(), f"{self.settings.head}_accuracy": hits})
 
     def after_backward(self) -> None:
         """Nothing to do between backward and the optimiser."""
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Moves the teacher and counts the step."""
+        """Moves the teacher, counts the step."""
         if self.teacher is not None:
             update_teacher(self.teacher, self.model, self.settings.momentum)
         self.step += 1

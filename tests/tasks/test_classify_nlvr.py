@@ -4,7 +4,7 @@ import torch
 from wordregion.errors import UsageError
 from wordregion.models.zoo import albef_tiny, for_statements, for_two_images
 from wordregion.schema import Batch
-from wordregion.tasks.nlvr import Nlvr
+from wordregion.tasks.classify import Classify
 
 
 def model(make=lambda m: for_two_images(m, "nlvr")):
@@ -40,7 +40,7 @@ def step(task, data, rate=0.1):
 
 @pytest.mark.parametrize("images", [1, 2])
 def test_the_loss_is_the_cross_entropy_and_goes_down(images):
-    task = Nlvr(distill=0.0).build(model(for_statements) if images == 1 else model()).eval()
+    task = Classify("nlvr", distill=0.0).build(model(for_statements) if images == 1 else model()).eval()
     data = batch(images=images)
     first = step(task, data)
     assert first.loss.item() == pytest.approx(0.69, abs=0.3)
@@ -51,7 +51,7 @@ def test_the_loss_is_the_cross_entropy_and_goes_down(images):
 
 
 def test_which_image_is_first_matters():
-    task, data = Nlvr(distill=0.0).build(model()).eval(), batch()
+    task, data = Classify("nlvr", distill=0.0).build(model()).eval(), batch()
     turned = batch()
     turned.image = data.image.view(4, 2, 3, 32, 32).flip(1).reshape(8, 3, 32, 32)
     assert task(data, task.counts(data)).loss != task(turned, task.counts(turned)).loss
@@ -60,7 +60,7 @@ def test_which_image_is_first_matters():
 def test_distillation_mixes_label_and_teacher_by_hand():
     from wordregion.models.two_images import pair_logits
 
-    task = Nlvr(distill=0.4).build(model()).eval()
+    task = Classify("nlvr", distill=0.4, ramp_steps=0).build(model()).eval()
     with torch.no_grad():
         task.teacher.heads["nlvr"].out.bias.add_(torch.tensor([1.0, -1.0]))
     data = batch()
@@ -73,7 +73,7 @@ def test_distillation_mixes_label_and_teacher_by_hand():
 
 
 def test_the_teachers_weight_ramps_and_the_teacher_follows():
-    task, seen = Nlvr(distill=0.4, ramp_steps=2, momentum=0.5).build(model()), []
+    task, seen = Classify("nlvr", distill=0.4, ramp_steps=2, momentum=0.5).build(model()), []
     task.train()
     assert not task.teacher.training
     for _ in range(4):
@@ -87,7 +87,7 @@ def test_the_teachers_weight_ramps_and_the_teacher_follows():
 
 
 def test_accumulated_parts_have_the_loss_of_the_whole():
-    task, whole = Nlvr(distill=0.4).build(model()).eval(), batch(4)
+    task, whole = Classify("nlvr", distill=0.4, ramp_steps=0).build(model()).eval(), batch(4)
     parts = []
     for rows in (slice(0, 1), slice(1, 4)):
         texts = len(whole.token_ids[rows])
@@ -108,7 +108,7 @@ def test_accumulated_parts_have_the_loss_of_the_whole():
 def test_a_frozen_image_encoder_runs_once(monkeypatch):
     frozen = model()
     frozen.vision.requires_grad_(False)
-    task = Nlvr(distill=0.4).build(frozen).eval()
+    task = Classify("nlvr", distill=0.4, ramp_steps=0).build(frozen).eval()
     monkeypatch.setattr(task.teacher, "encode_image", lambda image: pytest.fail("encoded again"))
     assert torch.isfinite(task(batch(), torch.tensor([4.0])).loss)
 
@@ -116,4 +116,4 @@ def test_a_frozen_image_encoder_runs_once(monkeypatch):
 @pytest.mark.parametrize("wrong", [{"momentum": 1.5}, {"distill": -0.1}, {"ramp_steps": -1}])
 def test_bad_settings_are_refused(wrong):
     with pytest.raises(UsageError):
-        Nlvr(**wrong)
+        Classify("nlvr", **wrong)
