@@ -20,7 +20,7 @@ from wordregion.evaluate.common import check_request, evaluating, over_batches
 from wordregion.evaluate.vqa_accuracy import normalise, vqa_accuracy
 from wordregion.evaluate.wups import wordnet_similarity, wups
 from wordregion.models.fusion import FusionModel
-from wordregion.models.questions import encode_questions
+from wordregion.models.questions import answer_decoder, encode_questions
 from wordregion.schema import Batch, Dataset
 
 WUPS = (0.9, 0.0)
@@ -178,37 +178,25 @@ def _ranker(
 ) -> Callable[[Batch], list[str]]:
     encoded = tokenizer(list(candidates))
     ids, mask = encoded.ids.to(device), encoded.mask.to(device)
+    decoder = answer_decoder(model)
 
     @torch.no_grad()
     def answer(batch: Batch) -> list[str]:
         question = encode_questions(model, batch, model.encode_image(batch.image))
-        best, _ = rank_answers(
-            model.heads["answer"],
-            question,
-            batch.token_mask,
-            ids,
-            mask,
-            k,
-            original_behaviour,  # type: ignore[arg-type]
-        )
+        best, _ = rank_answers(decoder, question, batch.token_mask, ids, mask, k, original_behaviour)
         return [candidates[index] for index in best[:, 0].tolist()]
 
     return answer
 
 
 def _generator(model: FusionModel, tokenizer: Tokenizer, beams: int, max_tokens: int) -> Callable[[Batch], list[str]]:
+    decoder = answer_decoder(model)
+
     @torch.no_grad()
     def answer(batch: Batch) -> list[str]:
         question = encode_questions(model, batch, model.encode_image(batch.image))
-        found = generate_answers(
-            model.heads["answer"],  # type: ignore[arg-type]
-            question,
-            batch.token_mask,
-            tokenizer.cls_id,
-            tokenizer.sep_id,
-            max_tokens,
-            beams,
-        )
+        ends = tokenizer.cls_id, tokenizer.sep_id
+        found = generate_answers(decoder, question, batch.token_mask, *ends, max_tokens, beams)
         return [written(tokenizer.decode(ids)) for ids in found]
 
     return answer
@@ -225,7 +213,7 @@ def _rows(batch: Batch, predicted: Sequence[str]) -> list[_Row]:
         values = batch.target.get(name)
         return [None] * len(predicted) if values is None else list(values)
 
-    ids = [value.item() if isinstance(value, torch.Tensor) else value for value in column("question_id")]
+    ids: list[Any] = [value.item() if isinstance(value, torch.Tensor) else value for value in column("question_id")]
     columns = (column("answers"), column("human_answers"), column("kind"), ids)
     return [_Row(*values) for values in zip(predicted, *columns, strict=True)]
 

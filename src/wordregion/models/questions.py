@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wordregion.models.fusion import FusionModel
+from wordregion.nn.decoder import AnswerDecoder
 from wordregion.schema import Batch
 
 
@@ -14,3 +15,10 @@ def encode_questions(model: FusionModel, batch: Batch, image_INV: Float[Tensor, 
     """Fused states of the batch's texts, each with its image (encoded before); those at padding are meaningless."""
     text_TLD = model.encode_text(batch.token_ids, batch.token_mask)
     return model.fuse(text_TLD, batch.token_mask, image_INV, batch.text_image).hidden
+
+
+def answer_decoder(model: FusionModel) -> AnswerDecoder:
+    """The model's head ``answer``, as `zoo.for_questions` gives it."""
+    decoder = model.heads["answer"]
+    assert isinstance(decoder, AnswerDecoder)
+    return decoder

@@ -12,7 +12,7 @@ from wordregion.errors import UsageError
 from wordregion.losses.answers import weighted_answer_loss
 from wordregion.losses.tokens import masked_word_loss
 from wordregion.models.fusion import FusionModel
-from wordregion.models.questions import encode_questions
+from wordregion.models.questions import answer_decoder, encode_questions
 from wordregion.schema import Batch
 from wordregion.tasks.image_tokens import ImageTokens, is_frozen
 from wordregion.tasks.protocol import StepOutput
@@ -117,7 +117,7 @@ class AnswerTask(nn.Module):
 
 def _logits(model: FusionModel, batch: Batch, image_INV: Tensor, answer_N: Tensor, position_N: Tensor) -> Tensor:
     """(N, V) what the model expects after each of these tokens; each question is encoded once for all its answers."""
-    decoder, target = model.heads["answer"], batch.target
+    decoder, target = answer_decoder(model), batch.target
     question = encode_questions(model, batch, image_INV)
     before_last = target["answer_ids"][:, :-1], target["answer_mask"][:, :-1]
     hidden_AMD = decoder(*before_last, question, batch.token_mask, target["answer_text"])
