@@ -34,8 +34,8 @@ def albef_demo(scenes: int = 200_000) -> Recipe:
         name="albef_demo",
         model=partial(albef_tiny_conv, tokenizer.vocab_size, pixels),
         task=Align(
-            objectives=(Contrast(), Match(hardness=0.3), MaskedWords()),
-            first_alone=500,
+            objectives=(Contrast(same_image_positives=True), Match(hardness=0.3), MaskedWords()),
+            first_alone=660,  # matching has nothing to learn from an untrained contrast
             momentum=0.5,  # 0.995 averages over 200 steps, a large part of this run
             queue_size=0,  # features move too fast at first: old keys only teach to tell old from new
             distill=0.2,
@@ -44,12 +44,12 @@ def albef_demo(scenes: int = 200_000) -> Recipe:
         data=Data(
             train=partial(Scenes, "train", scenes, image_size=pixels),
             transform=plain,
-            collator=partial(Collator, tokenizer, Masking()),
+            collator=partial(Collator, tokenizer, Masking(), texts_per_image=3),
             evaluate=partial(Scenes, "val", 256, image_size=pixels, captions=1),
             eval_transform=plain,
         ),
-        optim=AdamW(lr=1e-3, betas=(0.9, 0.98), warmup=50, final=0.01, lr_scale=(("temperature", 0.02),)),
-        run=Run(steps=700, batch=64, clip=1.0, workers=1, log_every=5, save_every=500),
+        optim=AdamW(lr=2e-3, betas=(0.9, 0.98), warmup=50, final=0.01, lr_scale=(("temperature", 0.02),)),
+        run=Run(steps=690, batch=64, clip=1.0, workers=1, log_every=5, save_every=500),
     )
 
 
