@@ -20,7 +20,7 @@ from wordregion.schema import Batch
 from wordregion.tasks.image_tokens import ImageTokens, is_frozen
 from wordregion.tasks.protocol import StepOutput
 from wordregion.tasks.queue import FeatureQueue
-from wordregion.tasks.teacher import make_teacher, update_teacher
+from wordregion.tasks.teacher import distill_weight, make_teacher, update_teacher
 
 
 @dataclass(frozen=True)
@@ -137,8 +137,7 @@ class AlignTask(nn.Module):
 
     def distill_weight(self) -> float:
         """Alpha at this step: linear from 0 over `ramp_steps`, then constant."""
-        ramp = self.settings.ramp_steps
-        return self.settings.distill * (min(1.0, int(self.step) / ramp) if ramp else 1.0)
+        return distill_weight(self.settings.distill, self.settings.ramp_steps, self.step)
 
     def _scene(self, batch: Batch, totals: Tensor) -> AlignScene:
         if len(batch.image) == 1 and any(isinstance(o, Match) for o in self.objectives()):

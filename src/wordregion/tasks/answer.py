@@ -16,7 +16,7 @@ from wordregion.models.questions import answer_decoder, encode_questions
 from wordregion.schema import Batch
 from wordregion.tasks.image_tokens import ImageTokens, is_frozen
 from wordregion.tasks.protocol import StepOutput
-from wordregion.tasks.teacher import make_teacher, update_teacher
+from wordregion.tasks.teacher import distill_weight, make_teacher, update_teacher
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,7 @@ class AnswerTask(nn.Module):
 
     def distill_weight(self) -> float:
         """Alpha at this step: linear from 0 over `ramp_steps`, then constant."""
-        ramp = self.settings.ramp_steps
-        return self.settings.distill * (min(1.0, int(self.step) / ramp) if ramp else 1.0)
+        return distill_weight(self.settings.distill, self.settings.ramp_steps, self.step)
 
 
 def _logits(model: FusionModel, batch: Batch, image_INV: Tensor, answer_N: Tensor, position_N: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from wordregion.models.two_images import pair_logits
 from wordregion.schema import Batch
 from wordregion.tasks.image_tokens import ImageTokens, is_frozen
 from wordregion.tasks.protocol import StepOutput
-from wordregion.tasks.teacher import make_teacher, update_teacher
+from wordregion.tasks.teacher import distill_weight, make_teacher, update_teacher
 
 
 @dataclass(frozen=True)
@@ -115,5 +115,4 @@ class ClassifyTask(nn.Module):
 
     def distill_weight(self) -> float:
         """Alpha at this step: linear from 0 over `ramp_steps`, then constant."""
-        ramp = self.settings.ramp_steps
-        return self.settings.distill * (min(1.0, int(self.step) / ramp) if ramp else 1.0)
+        return distill_weight(self.settings.distill, self.settings.ramp_steps, self.step)

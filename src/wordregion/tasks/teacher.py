@@ -13,6 +13,11 @@ def make_teacher(student: nn.Module) -> nn.Module:
     return copy.deepcopy(student).requires_grad_(False).eval()
 
 
+def distill_weight(final: float, ramp_steps: int, step: Tensor) -> float:
+    """Alpha at this step: linear from 0 to `final` over `ramp_steps`, then constant (ALBEF's code)."""
+    return final * (min(1.0, int(step) / ramp_steps) if ramp_steps else 1.0)
+
+
 @torch.no_grad()
 def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """``teacher = momentum * teacher + (1 - momentum) * student``, in place, on each rank's own shards.
