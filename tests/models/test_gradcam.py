@@ -50,7 +50,7 @@ def test_gradient_is_that_of_the_match_logit_recomputed_from_the_attention(model
     def logit(weight):
         x = model.fusion.layers[0](hidden, mask, image, index)[0]
         block = model.fusion.layers[1]
-        x = block.attention(x, mask)
+        x = block.attention.attend(x, *block.attention.project(x), mask[:, None, None, :])
         heads, width = block.cross.heads, x.shape[-1]
         value = block.cross.kv(image)[..., width:].unflatten(-1, (heads, -1)).transpose(1, 2)[index]
         looked = (weight @ value).transpose(1, 2).flatten(2)

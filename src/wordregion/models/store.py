@@ -20,7 +20,7 @@ from wordregion.errors import CheckpointError
 from wordregion.models.fusion import FusionModel
 from wordregion.models.official import fill_official, is_official, layout_of
 from wordregion.models.report import LoadReport, fill, tied_groups
-from wordregion.nn.decoder import AnswerDecoder, DecoderBlock
+from wordregion.nn.decoder import AnswerDecoder
 from wordregion.nn.fusion import FusionBlock, FusionEncoder
 from wordregion.nn.heads import AssignHead, ClassHead, MaskHead, MatchHead
 from wordregion.nn.pair_fusion import PairFusion
@@ -60,7 +60,7 @@ def _fusion(encoder: FusionEncoder | PairFusion) -> dict[str, Any]:
 
 def _decoder(decoder: AnswerDecoder) -> dict[str, Any]:
     block = decoder.layers[0]
-    assert isinstance(block, DecoderBlock)
+    assert isinstance(block, FusionBlock)
     return {
         "question_width": block.cross.kv.in_features,
         "layers": len(decoder.layers),

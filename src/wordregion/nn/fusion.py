@@ -3,7 +3,11 @@
 A batch of pairs links texts to images by an index. The keys and values of an image are computed once a layer, however
 many texts it is paired with.
 
-Shape letters: P pairs, L text tokens, I images, N image tokens, D text width, V image width, H heads, K head width.
+The same blocks decode from left to right, as a language model that sees the image: by a mask of which tokens may be
+looked at, and with a cache of the tokens so far.
+
+Shape letters: P pairs, L text tokens, S text tokens with those in the cache, I images, N image tokens, D text width,
+V image width, H heads, K head width.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+
+from wordregion.nn.cache import BlockCache
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +49,6 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width, eps)
-
-    def forward(self, x_PLD: Float[Tensor, "P L D"], mask_PL: Bool[Tensor, "P L"]) -> Float[Tensor, "P L D"]:
-        """States after attention among the real tokens."""
-        return self.attend(x_PLD, *self.project(x_PLD), mask_PL[:, None, None, :])
 
     def project(self, x_PLD: Float[Tensor, "P L D"]) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each (P, H, L, K)."""
@@ -80,16 +82,6 @@ class CrossAttention(nn.Module):
         self.out = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width, eps)
 
-    def forward(
-        self,
-        x_PLD: Float[Tensor, "P L D"],
-        image_INV: Float[Tensor, "I N V"],
-        image_index_P: Int[Tensor, "P"] | None,
-        want_attention: bool = False,
-    ) -> tuple[Float[Tensor, "P L D"], Float[Tensor, "P H L N"] | None]:
-        """States after looking at the image, and the attention weights if wanted."""
-        return self.attend(x_PLD, self.keys_values(image_INV), image_index_P, want_attention=want_attention)
-
     def keys_values(self, image_INV: Float[Tensor, "I N V"]) -> Float[Tensor, "I 2 H N K"]:
         """Keys and values of what is looked at."""
         images, N, _ = image_INV.shape
@@ -103,7 +95,15 @@ class CrossAttention(nn.Module):
         mask_IN: Bool[Tensor, "I N"] | None = None,
         want_attention: bool = False,
     ) -> tuple[Float[Tensor, "P L D"], Float[Tensor, "P H L N"] | None]:
-        """As `forward`, with keys and values made before; `mask_IN` is True where one may look (None: everywhere)."""
+        """States after looking at the image, and the attention weights if wanted.
+
+        Args:
+            x_PLD: states of the texts.
+            kv: of `keys_values`.
+            image_index_P: image of each text; None = texts are ordered by image, equally many for each.
+            mask_IN: True where one may look; None = everywhere.
+            want_attention: whether to return the weights, in [0, 1].
+        """
         P, L, D = x_PLD.shape
         images, H, K = len(kv), self.heads, D // self.heads
         p = self.dropout if self.training else 0.0
@@ -183,14 +183,34 @@ class FusionBlock(nn.Module):
     def forward(
         self,
         x_PLD: Float[Tensor, "P L D"],
-        mask_PL: Bool[Tensor, "P L"],
+        mask: Bool[Tensor, "P L"] | Bool[Tensor, "P 1 #L S"],
         image_INV: Float[Tensor, "I N V"],
         image_index_P: Int[Tensor, "P"] | None,
         want_attention: bool = False,
+        image_mask_IN: Bool[Tensor, "I N"] | None = None,
+        cache: BlockCache | None = None,
     ) -> tuple[Float[Tensor, "P L D"], Float[Tensor, "P H L N"] | None]:
-        """States of the text tokens, and the cross-attention weights if wanted."""
-        x_PLD = self.attention(x_PLD, mask_PL)
-        x_PLD, attention = self.cross(x_PLD, image_INV, image_index_P, want_attention)
+        """States of the text tokens, and the cross-attention weights if wanted.
+
+        Args:
+            x_PLD: states; with a cache, those of the new tokens only.
+            mask: True at real tokens (P, L), or which of all tokens each token may look at (P, 1, L or 1, S).
+            image_INV: image tokens; not read again once the cache has their keys and values.
+            image_index_P: image of each pair; None = pairs are ordered by image, equally many for each.
+            want_attention: whether to return the cross-attention weights.
+            image_mask_IN: which image tokens may be looked at; None = all.
+            cache: takes in the new tokens.
+        """
+        q, k, v = self.attention.project(x_PLD)
+        if cache is not None:
+            k, v = cache.extend(k, v)
+        x_PLD = self.attention.attend(x_PLD, q, k, v, mask if mask.ndim == 4 else mask[:, None, None, :])
+        kv = None if cache is None else cache.image
+        if kv is None:
+            kv = self.cross.keys_values(image_INV)
+            if cache is not None:
+                cache.image = kv
+        x_PLD, attention = self.cross.attend(x_PLD, kv, image_index_P, image_mask_IN, want_attention)
         return self.feed_forward(x_PLD), attention
 
     def seed_from_bert(self, layer: Mapping[str, Tensor]) -> None:
