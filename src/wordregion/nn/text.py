@@ -1,8 +1,9 @@
 """BERT-like text encoders from transformers, split into a text half and the layers that seed the fusion half.
 
-Shape letters: T texts, L tokens, D width.
+Shape letters: T texts, L tokens, S tokens with those in a cache, D width.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig
 
 from wordregion.errors import CheckpointError
+from wordregion.nn.cache import BlockCache
 from wordregion.nn.weights import load_backbone, read_weights
 
 
@@ -39,6 +41,22 @@ class TextEncoder(nn.Module):
         """Hidden states of the last layer; those at padding are meaningless."""
         return self.body(input_ids=ids_TL, attention_mask=mask_TL).last_hidden_state
 
+    def decode(
+        self, ids_TL: Int[Tensor, "T L"], mask: Bool[Tensor, "T 1 L S"], cache: Sequence[BlockCache] | None = None
+    ) -> Float[Tensor, "T L D"]:
+        """Hidden states of the last layer as those of a language model.
+
+        Args:
+            ids_TL: tokens; with a cache, those that it does not hold yet.
+            mask: which of all tokens each token may look at.
+            cache: one a layer; takes in the new tokens.
+        """
+        x = self.body.embeddings(input_ids=ids_TL, past_key_values_length=mask.shape[-1] - ids_TL.shape[1])
+        for index, layer in enumerate(self.body.encoder.layer):
+            own = None if cache is None else _Handed(cache[index])
+            x = layer(x, attention_mask=mask, past_key_values=own)
+        return x
+
     def summary(self, hidden_TLD: Float[Tensor, "T L D"], mask_TL: Bool[Tensor, "T L"]) -> Float[Tensor, "T D"]:
         """One vector a text, by `pool`."""
         if self.pool == "cls":
@@ -49,6 +67,16 @@ class TextEncoder(nn.Module):
     def blocks(self) -> list[nn.Module]:
         """The transformer layers."""
         return list(self.body.encoder.layer)
+
+
+class _Handed:
+    """A `BlockCache` as transformers' layers call theirs."""
+
+    def __init__(self, cache: BlockCache) -> None:
+        self._cache = cache
+
+    def update(self, k: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        return self._cache.extend(k, v)
 
 
 def bert_config(
