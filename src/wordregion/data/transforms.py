@@ -46,7 +46,7 @@ class EvalTransform:
         """The sample with float images (3, image_size, image_size)."""
         size = (self.image_size, self.image_size)
         images = tuple(
-            to_tensor(_picture(image).resize(size, Image.Resampling.BICUBIC), self.mean, self.std)
+            to_tensor(picture_of(image).resize(size, Image.Resampling.BICUBIC), self.mean, self.std)
             for image in sample.images
         )
         return replace(sample, images=images)
@@ -88,11 +88,11 @@ class TrainTransform:
         texts, groundings = sample.texts, sample.groundings
         flip = bool(rng.random() < self.flip)  # all images of a sample together, since their texts are shared
         for index, image in enumerate(sample.images):
-            picture = _picture(image)
+            picture = picture_of(image)
             crop = random_crop(picture.width, picture.height, self.scale, rng)
             picture = picture.resize((self.image_size,) * 2, Image.Resampling.BICUBIC, box=crop, reducing_gap=2.0)
             boxes = [box for g in groundings if g.image == index for box in g.boxes]
-            moved = _crop_boxes(boxes, crop, _picture(image).size)
+            moved = _crop_boxes(boxes, crop, picture_of(image).size)
             if flip:
                 picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
                 moved = [None if b is None else (1 - b[2], b[1], 1 - b[0], b[3]) for b in moved]
@@ -105,7 +105,7 @@ class TrainTransform:
             images.append(to_tensor(picture, self.mean, self.std))
         if flip:
             groundings = tuple(
-                g if g.span is None else replace(g, span=_swapped_span(texts[g.text], g.span)) for g in groundings
+                g if g.span is None else replace(g, span=swapped_span(texts[g.text], g.span)) for g in groundings
             )
             texts = tuple(swap_sides(text) for text in texts)
         target = _swapped_answers(sample.target) if flip else sample.target
@@ -148,7 +148,8 @@ def _check_pixels(image_size: int, std: Triple) -> None:
         raise UsageError(f"image_size={image_size}, std={std}: all must be above 0. Correct the recipe.")
 
 
-def _picture(image: Image.Image | Tensor) -> Image.Image:
+def picture_of(image: Image.Image | Tensor) -> Image.Image:
+    """An image of a sample that no transform has seen yet. Raises TypeError for a tensor."""
     if isinstance(image, Tensor):
         raise TypeError("this sample's images are tensors already: a transform runs once, on decoded pictures")
     return image
@@ -164,7 +165,7 @@ def _swapped_answers(target: Mapping[str, Any]) -> Mapping[str, Any]:
     return target if not answers else {**target, "answers": {swap_sides(text): w for text, w in answers.items()}}
 
 
-def _swapped_span(text: str, span: tuple[int, int]) -> tuple[int, int]:
+def swapped_span(text: str, span: tuple[int, int]) -> tuple[int, int]:
     """Where a span lies after `swap_sides`: every "left" before an end moves it by +1, every "right" by -1."""
 
     def moved(position: int) -> int:

@@ -12,7 +12,7 @@ from wordregion.data.images import ImageStore
 from wordregion.errors import DataError, UsageError
 from wordregion.schema import Box, Grounding, Sample
 
-_MARK = re.compile(r"\[/EN#(\d+)(?:/\S*)? ([^\[\]]*)\]")
+_MARK = re.compile(r"\[/EN#(\d+)(/\S*)? ([^\[\]]*)\]")
 _NOT_VISUAL = "0"
 _XML_REMEDY = "Take the file from the Flickr30k Entities release again."
 _MARK_REMEDY = "Write each phrase as [/EN#chain/type phrase]."
@@ -25,6 +25,7 @@ class Flickr30kEntities:
 
     A sample holds the captions without marks, `Grounding(text=i)` for each, and for each phrase whose chain has boxes
     `Grounding(text=i, span=..., boxes=...)`. Phrases without a box (not visual, whole scene) get no grounding.
+    ``target["types"]`` holds the types of each phrase that has boxes, in the order of the groundings.
 
     Args:
         root: holds ``SPLIT.txt`` and either the official folders ``Annotations``, ``Sentences`` and
@@ -64,22 +65,24 @@ class Flickr30kEntities:
         spot = self._files.where(f"Sentences/{name}.txt")
         texts: list[str] = []
         groundings: list[Grounding] = []
+        types: list[tuple[str, ...]] = []
         for number, line in enumerate(_lines(self._files.read(f"Sentences/{name}.txt", where), spot), 1):
             if not line.strip():
                 continue
             text, phrases = parse_sentence(line, f"{spot}, line {number}")
             groundings.append(Grounding(text=len(texts)))
-            for begin, end, chain in phrases:
+            for (begin, end, chain), named in zip(phrases, phrase_types(line), strict=True):
                 if chain != _NOT_VISUAL and chain not in boxes:
                     problem = f"phrase '{text[begin:end]}' has chain {chain}, which no object of the XML names"
                     raise DataError(f"{spot}, line {number}", "chain", problem, _XML_REMEDY)
                 if boxes.get(chain):
                     groundings.append(Grounding(text=len(texts), span=(begin, end), boxes=boxes[chain]))
+                    types.append(named)
             texts.append(text)
         if not texts:
             raise DataError(spot, "sentence", "is an empty file", _XML_REMEDY)
         image = self._images.open(f"{name}.jpg", where, "photo", upright=False)
-        return Sample(name, (image,), tuple(texts), tuple(groundings))
+        return Sample(name, (image,), tuple(texts), tuple(groundings), {"types": tuple(types)})
 
 
 def parse_sentence(line: str, where: str) -> tuple[str, list[Phrase]]:
@@ -90,7 +93,7 @@ def parse_sentence(line: str, where: str) -> tuple[str, list[Phrase]]:
     """
     line, pieces, phrases, length, done = line.strip(), [], [], 0, 0
     for mark in _MARK.finditer(line):
-        plain, phrase = line[done : mark.start()], mark[2]
+        plain, phrase = line[done : mark.start()], mark[3]
         if not phrase.strip():
             raise DataError(where, "sentence", f"mark '{mark[0]}' has no phrase", _MARK_REMEDY)
         length += len(plain)
@@ -107,6 +110,11 @@ def parse_sentence(line: str, where: str) -> tuple[str, list[Phrase]]:
     if not text.strip():
         raise DataError(where, "sentence", "is empty", "Remove the line.")
     return text, phrases
+
+
+def phrase_types(line: str) -> list[tuple[str, ...]]:
+    """The types of each phrase of a marked sentence: ("other", "vehicles") for ``[/EN#2/other/vehicles It]``."""
+    return [tuple(filter(None, (mark[2] or "").split("/"))) for mark in _MARK.finditer(line)]
 
 
 def parse_boxes(data: bytes, where: str) -> dict[str, tuple[Box, ...]]:
