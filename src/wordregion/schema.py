@@ -43,6 +43,8 @@ class Sample:
         texts: captions, region phrases, questions, prompts.
         groundings: a caption of the whole image is ``Grounding(text=i)``.
         target: labels of a task by name, for example ``{"label": 2}`` or ``{"answers": {"red": 0.7, "pink": 0.3}}``.
+        negatives: false texts made from a true one: index of the true text -> indices of the false ones, which no
+            grounding names.
     """
 
     id: str
@@ -50,6 +52,7 @@ class Sample:
     texts: tuple[str, ...]
     groundings: tuple[Grounding, ...] = ()
     target: Mapping[str, Any] = field(default_factory=dict)
+    negatives: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
     def captions(self) -> tuple[int, ...]:
         """Indices of the texts that describe a whole image."""
@@ -75,7 +78,7 @@ class Dataset(Protocol):
 class Batch:
     """Samples as flat tensors linked by indices; nothing is nested.
 
-    Letters: I images, T texts, L tokens, G groundings, X boxes.
+    Letters: I images, T texts, L tokens, G groundings, X boxes, F false texts.
 
     Attributes:
         image: (I, 3, H, W) normalised pixels.
@@ -85,6 +88,10 @@ class Batch:
         text_image: (T,) index of the image that each text belongs to.
         masked_ids: (T, L) the corrupted copy for masked-word objectives, or None.
         labels: (T, L) original ids at the positions to predict, -100 elsewhere, or None.
+        words: (T, L) True at the tokens that a mask may hit: real ones, no special ones; None without masks.
+        negative_ids: (F, L) false texts, generated from the true ones, or None where the collator draws none.
+        negative_mask: (F, L) True at their real tokens.
+        negative_text: (F,) the true text of each, ascending.
         grounding_text: (G,) text of each grounding.
         grounding_tokens: (G, L) True at the tokens of the grounding's span (all real tokens for a whole text).
         box: (X, 4) xyxy in [0, 1].
@@ -100,6 +107,10 @@ class Batch:
     text_image: Int[Tensor, "T"]
     masked_ids: Int[Tensor, "T L"] | None = None
     labels: Int[Tensor, "T L"] | None = None
+    words: Bool[Tensor, "T L"] | None = None
+    negative_ids: Int[Tensor, "F L"] | None = None
+    negative_mask: Bool[Tensor, "F L"] | None = None
+    negative_text: Int[Tensor, "F"] | None = None
     grounding_text: Int[Tensor, "G"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
     grounding_tokens: Bool[Tensor, "G L"] | None = None
     box: Float[Tensor, "X 4"] = field(default_factory=lambda: torch.zeros(0, 4))

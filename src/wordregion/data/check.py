@@ -101,6 +101,9 @@ def verify(sample: Sample, where: str) -> None:
     for i, text in enumerate(sample.texts):
         if not text.strip():
             raise DataError(where, f"texts[{i}]", "is empty", "Give a caption, or remove the record.")
+    for true, false in sample.negatives.items():
+        if not all(0 <= text < len(sample.texts) for text in (true, *false)):
+            raise DataError(where, f"negatives[{true}]", "names a text that is not there", remedy)
     for i, grounding in enumerate(sample.groundings):
         field = f"groundings[{i}]"
         if not (0 <= grounding.text < len(sample.texts) and 0 <= grounding.image < len(sample.images)):

@@ -42,14 +42,18 @@ class Collator:
         masking: how words are masked; None = no masked copy.
         texts_per_image: different captions drawn of each image; all if it has fewer; None = all, in their order.
         pad_to_max: pad to the tokenizer's `max_tokens` instead of the longest text (one shape: for compilation).
+        negatives: false texts drawn of each caption from `Sample.negatives`; all if it has fewer.
     """
 
     tokenizer: Tokenizer
     masking: Masking | None = None
     texts_per_image: int | None = 1
     pad_to_max: bool = False
+    negatives: int = 0
 
     def __post_init__(self) -> None:
+        if self.negatives < 0:
+            raise UsageError(f"Collator: negatives={self.negatives} is below 0. Correct the recipe.")
         if self.texts_per_image is not None and self.texts_per_image < 1:
             raise UsageError(f"texts_per_image={self.texts_per_image}: must be at least 1. Correct the recipe.")
 
@@ -73,7 +77,9 @@ class Collator:
                 text_image.append(len(images))
                 owner.append((position, text))
             images.extend(image for image in sample.images if isinstance(image, Tensor))
-        encoded = self.tokenizer(texts, self.pad_to_max)
+        false, false_of = self._negatives(items, owner)
+        tokens = self.tokenizer([*texts, *false], self.pad_to_max)  # together: all are equally long
+        encoded = tokens.rows(0, len(texts))
         masked, labels = encoded.ids, None
         if self.masking is not None:
             rows = [
@@ -98,6 +104,7 @@ class Collator:
                 grounding_text.append(row)
                 grounding_tokens.append(tokens)
         length = encoded.ids.shape[1]
+        special = torch.tensor(sorted(self.tokenizer.special_ids))
         return Batch(
             image=torch.stack(images),
             image_key=image_keys(items),
@@ -106,6 +113,10 @@ class Collator:
             text_image=torch.tensor(text_image),
             masked_ids=masked if labels is not None else None,
             labels=labels,
+            words=None if labels is None else encoded.mask & ~torch.isin(encoded.ids, special),
+            negative_ids=tokens.ids[len(texts) :] if self.negatives else None,
+            negative_mask=tokens.mask[len(texts) :] if self.negatives else None,
+            negative_text=torch.tensor(false_of, dtype=torch.long) if self.negatives else None,
             grounding_text=torch.tensor(grounding_text, dtype=torch.long),
             grounding_tokens=torch.stack(grounding_tokens) if grounding_tokens else torch.zeros(0, length).bool(),
             box=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
@@ -113,6 +124,23 @@ class Collator:
             target=targets([sample for _, sample, _ in items]),
             skipped=tuple(skipped),
         )
+
+    def _negatives(self, items: Sequence[Item], owner: Sequence[tuple[int, int]]) -> tuple[list[str], list[int]]:
+        """False texts of the drawn captions, and the row of the caption that each belongs to.
+
+        Drawn by a child of a record's generator: captions and masks are the same with negatives and without.
+        """
+        false: list[str] = []
+        rows: list[int] = []
+        draws = [rng.spawn(1)[0] for _, _, rng in items] if self.negatives else []
+        for row, (position, text) in enumerate(owner if self.negatives else ()):
+            sample = items[position][1]
+            choices = sample.negatives.get(text, ())
+            if len(choices) > self.negatives:
+                choices = tuple(draws[position].choice(choices, self.negatives, replace=False))
+            false += [sample.texts[choice] for choice in choices]
+            rows += [row] * len(choices)
+        return false, rows
 
 
 def different_captions(sample: Sample, where: str) -> list[int]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from wordregion.data.scene_graph import Scene, Split, check_settings, draw_scene, generator
 from wordregion.data.scene_render import box_of, render
-from wordregion.data.scene_text import Claim, Mention, build_vocab, draw_captions, say, true_of
+from wordregion.data.scene_text import Claim, Mention, build_vocab, draw_captions, negatives, say, true_of
 from wordregion.data.scene_views import SceneEntailment, SceneNegatives, ScenePairs, SceneQuestions
 from wordregion.errors import UsageError
 from wordregion.schema import Box, Grounding, Sample
@@ -37,6 +37,8 @@ class Scenes:
         seed: another seed, other scenes.
         image_size: pixels of a side of the square pictures.
         captions: captions a scene, all different, 1 to 5.
+        negatives: most false texts a caption, in the words of the caption, as in `SceneNegatives`: they stand behind
+            all other texts, linked by `Sample.negatives`. Mere lists of things have none.
 
     Raises:
         UsageError: for an unknown split, or sizes out of range.
@@ -45,11 +47,20 @@ class Scenes:
     name = "scenes"
 
     def __init__(
-        self, split: Split = "train", size: int = 20000, seed: int = 0, image_size: int = 128, captions: int = 3
+        self,
+        split: Split = "train",
+        size: int = 20000,
+        seed: int = 0,
+        image_size: int = 128,
+        captions: int = 3,
+        negatives: int = 0,
     ) -> None:
         check_settings(split, size, image_size)
         if not 1 <= captions <= 5:
             raise UsageError(f"scenes: captions is {captions}. Give 1 to 5 captions a scene.")
+        if negatives < 0:
+            raise UsageError(f"scenes: negatives is {negatives}. Give 0 or more false texts a caption.")
+        self.negatives = negatives
         self.split, self.size, self.seed, self.image_size, self.captions = split, size, seed, image_size, captions
         self._attempts = _distinct_attempts(self) if split == "val" else None
 
@@ -71,19 +82,30 @@ class Scenes:
         boxes = tuple(box_of(thing) for thing in record.scene.things)
         texts: list[str] = []
         groundings: list[Grounding] = []
+        captions: list[int] = []
         for claim in record.captions:
             said = say(claim)
+            captions.append(len(texts))
             groundings.append(Grounding(text=len(texts)))
             groundings += [Grounding(text=len(texts), span=span, boxes=(boxes[thing],)) for span, thing in said.spans]
             texts.append(said.text)
         for phrase, box in region_phrases(record, boxes):
             groundings.append(Grounding(text=len(texts), boxes=(box,)))
             texts.append(phrase)
+        false: dict[int, tuple[int, ...]] = {}
+        if self.negatives:
+            rng = generator("scenes-negatives", self.seed, self.split, index)
+            for caption, claim in zip(captions, record.captions, strict=True):
+                wrong = sorted({say(changed).text for _, changed in negatives(claim, record.scene)})
+                drawn = rng.sample(wrong, min(self.negatives, len(wrong)))
+                false[caption] = tuple(range(len(texts), len(texts) + len(drawn)))
+                texts += drawn
         return Sample(
             id=f"scenes-{self.split}-{self.seed}-{index}",
             images=(render(record.scene, self.image_size),),
             texts=tuple(texts),
             groundings=tuple(groundings),
+            negatives=false,
         )
 
     def _draw(self, index: int, attempt: int) -> SceneRecord:

@@ -37,6 +37,10 @@ class Encoded:
     offsets: Int[Tensor, "T L 2"]
     word: Int[Tensor, "T L"]
 
+    def rows(self, begin: int, end: int) -> "Encoded":
+        """The texts ``begin .. end - 1``, as long as they were."""
+        return Encoded(*(part[begin:end] for part in (self.ids, self.mask, self.offsets, self.word)))
+
     def tokens_of_span(self, text: int, span: tuple[int, int]) -> Bool[Tensor, "L"]:
         """True at the tokens of a text that overlap the characters ``span[0] .. span[1] - 1``."""
         begin, end = self.offsets[text].unbind(-1)

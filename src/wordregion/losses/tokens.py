@@ -1,10 +1,10 @@
-"""Masked-word loss with distillation (ALBEF equations 4 and 7).
+"""Losses of single tokens: masked words with distillation (ALBEF equations 4 and 7), replaced words (VL-Match).
 
-Shape letters: M masked positions, V vocabulary.
+Shape letters: M masked positions, V vocabulary, W words.
 """
 
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -28,3 +28,8 @@ def masked_word_loss(
         return hard
     soft = -(log_probability_MV * teacher_logits_MV.float().softmax(-1)).sum(-1)
     return (1 - distill) * hard + distill * soft
+
+
+def replaced_word_loss(logits_W: Float[Tensor, "W"], replaced_W: Bool[Tensor, "W"]) -> Float[Tensor, "W"]:
+    """Binary cross-entropy of each word; a positive logit says that it was replaced (ELECTRA, section 2)."""
+    return F.binary_cross_entropy_with_logits(logits_W.float(), replaced_W.float(), reduction="none")

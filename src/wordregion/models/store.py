@@ -22,7 +22,7 @@ from wordregion.models.official import fill_official, is_official, layout_of
 from wordregion.models.report import LoadReport, fill, tied_groups
 from wordregion.nn.decoder import AnswerDecoder
 from wordregion.nn.fusion import FusionBlock, FusionEncoder
-from wordregion.nn.heads import AssignHead, ClassHead, MaskHead, MatchHead
+from wordregion.nn.heads import AssignHead, ClassHead, MaskHead, MatchHead, ReplacedHead
 from wordregion.nn.pair_fusion import PairFusion
 from wordregion.nn.text import TextEncoder
 from wordregion.nn.vision import TimmVision
@@ -80,6 +80,10 @@ PARTS: dict[str, Part] = {
     ),
     "AssignHead": Part(lambda head: {"width": head.in_features}, lambda given, text: AssignHead(**given)),
     "MatchHead": Part(lambda head: {"width": head.in_features}, lambda given, text: MatchHead(**given)),
+    "ReplacedHead": Part(
+        lambda head: {"width": head.dense.in_features},
+        lambda given, text: ReplacedHead(**given),
+    ),
     "MaskHead": Part(lambda head: {"eps": head.norm.eps}, lambda given, text: MaskHead(text.word_embeddings, **given)),
     "AnswerDecoder": Part(
         _decoder,

@@ -9,7 +9,7 @@ from torch import nn
 from wordregion.models.fusion import FusionModel
 from wordregion.nn.decoder import AnswerDecoder
 from wordregion.nn.fusion import FusionBlock, FusionEncoder
-from wordregion.nn.heads import AssignHead, ClassHead, MaskHead, MatchHead
+from wordregion.nn.heads import AssignHead, ClassHead, MaskHead, MatchHead, ReplacedHead
 from wordregion.nn.pair_fusion import PairFusion
 from wordregion.nn.text import TextEncoder, bert_config, split_bert
 from wordregion.nn.vision import TimmVision
@@ -133,6 +133,15 @@ def albef_cnn(
 def for_retrieval(model: FusionModel) -> FusionModel:
     """Leaves a model its match head only, as in ALBEF's retrieval and grounding; changed in place."""
     model.heads = nn.ModuleDict({"match": model.heads["match"]})
+    return model
+
+
+def for_replaced_words(model: FusionModel) -> FusionModel:
+    """Turns a model for pre-training into VL-Match's: a generator on the text encoder (``generate``) and a detector of
+    replaced words on the fusion encoder (``replaced``) in the place of the masked-word head; changed in place.
+    """
+    heads = {"generate": MaskHead(model.text.word_embeddings), "replaced": ReplacedHead(model.text.width)}
+    model.heads = nn.ModuleDict({**{n: h for n, h in model.heads.items() if n != "mask"}, **heads})
     return model
 
 

@@ -64,6 +64,26 @@ class MaskHead(nn.Module):
         return self.decoder(self.norm(F.gelu(self.dense(hidden))))
 
 
+class ReplacedHead(nn.Module):
+    """Was a word replaced? Dense, GELU, one logit (ELECTRA's discriminator head).
+
+    Args:
+        width: D.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, width)
+        self.out = nn.Linear(width, 1)
+        for layer in (self.dense, self.out):
+            nn.init.normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, hidden: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows"]:
+        """(..., D) states -> (...) logits; positive = replaced."""
+        return self.out(F.gelu(self.dense(hidden))).squeeze(-1)
+
+
 def temperature(value: float = 0.07) -> nn.Parameter:
     """A learnable softmax temperature, shape (1,) since FSDP2 shards no scalars (CLIP, ALBEF)."""
     return nn.Parameter(torch.tensor([value]))

@@ -3,6 +3,7 @@
 from wordregion.objectives.contrast import Contrast
 from wordregion.objectives.masked_words import MaskedWords
 from wordregion.objectives.match import Match
+from wordregion.objectives.replaced_words import ReplacedWords
 from wordregion.objectives.scene import AlignScene, Losses, Objective, Pairs
 
-__all__ = ["AlignScene", "Contrast", "Losses", "MaskedWords", "Match", "Objective", "Pairs"]
+__all__ = ["AlignScene", "Contrast", "Losses", "MaskedWords", "Match", "Objective", "Pairs", "ReplacedWords"]

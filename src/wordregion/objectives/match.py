@@ -1,9 +1,13 @@
-"""Image-text matching (ITM)."""
+"""Image-text matching with in-batch negatives (ITM), and with generated ones beside them (VL-Match's FG-ITM).
+
+Shape letters: T texts, F generated false texts, P pairs.
+"""
 
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from wordregion.errors import UsageError
 from wordregion.mining import Draw, draw_one, hard_negatives
@@ -19,41 +23,74 @@ class Match:
     The negatives are mined in the micro-batch of each process, as published. A text without any possible negative (a
     batch of one image) trains on its true pair alone.
 
+    Generated false texts of a text (`Batch.negative_ids`) stand beside its image as further negatives. All negatives of
+    a text together weigh what its two hard ones weigh without them, so that the classes stay balanced as published,
+    however many there are.
+
     Attributes:
         weight: factor of the loss.
         hardness: how much the negatives resemble the truth: they are drawn from the softmax of hardness x ITC logits; 1
             as published, 0 = uniformly. Small data learns nothing from negatives that its contrast can't tell apart.
+        generated: most generated false texts of each text to use; 0 = ITM, otherwise FG-ITM.
         draw: how negatives are drawn from row weights; exchangeable for tests.
     """
 
     weight: float = 1.0
     hardness: float = 1.0
+    generated: int = 0
     draw: Draw = field(default=draw_one, repr=False)
     wants_masked = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.hardness <= 1:
             raise UsageError(f"Match: hardness={self.hardness} is outside [0, 1]. 1 is as published.")
+        if self.generated < 0:
+            raise UsageError(f"Match: generated={self.generated} is below 0. Give 0 for in-batch negatives alone.")
 
     def pairs(self, scene: AlignScene) -> Pairs:
-        """Positives; then (hard image, text); then (image, hard text)."""
+        """Positives; then (hard image, text); then (image, hard text); then (image, generated text)."""
         own = row_range(0, scene.texts, scene.text)
         image_of = scene.batch.text_image
         bad_image, _ = hard_negatives(scene.local(scene.text_to_image), scene.same, self.draw, self.hardness)
         bad_text, _ = hard_negatives(scene.local(scene.image_to_text), scene.same, self.draw, self.hardness)
-        return Pairs(row=torch.cat([own, own, bad_text]), image=torch.cat([image_of, image_of[bad_image], image_of]))
+        row, image = [own, own, bad_text], [image_of, image_of[bad_image], image_of]
+        if self.generated:
+            text, number = self._generated(scene)
+            row.append(scene.negatives_at + number)
+            image.append(image_of[text])
+        return Pairs(row=torch.cat(row), image=torch.cat(image))
 
     def __call__(self, model: FusionModel, scene: AlignScene, fused: Fused | None) -> Losses:
-        """Two-class cross-entropy over 3 T pairs; class 1 = match."""
+        """Two-class cross-entropy over 3 T + F pairs; class 1 = match."""
         assert fused is not None
         logits = model.heads["match"](fused.cls).float()
         labels = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
         labels[: scene.texts] = 1
         counted = (~scene.same).any(1).repeat(3)
         counted[: scene.texts] = True
-        losses = F.cross_entropy(logits, labels, reduction="none") * counted
-        hits = (logits.detach().argmax(1) == labels) & counted
-        return {
-            "match": self.weight * losses.sum() / (3 * scene.total_texts),
-            "match_accuracy": hits.sum() / (3 * scene.total_texts),
-        }
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        right = logits.detach().argmax(1) == labels
+        mined = 3 * scene.texts
+        hits = {"match_accuracy": (right[:mined] & counted).sum() / (3 * scene.total_texts)}
+        if not self.generated:
+            return {"match": self.weight * (losses * counted).sum() / (3 * scene.total_texts), **hits}
+        text, _ = self._generated(scene)
+        share = self._share(text, counted[-scene.texts :])
+        weight = torch.cat([counted[: scene.texts].float(), (counted[scene.texts :] * share.repeat(2)), share[text]])
+        hits["generated_accuracy"] = right[mined:].sum() / scene.total_negatives.clamp(min=1e-12)
+        return {"match": self.weight * (losses * weight).sum() / (3 * scene.total_texts), **hits}
+
+    def _generated(self, scene: AlignScene) -> tuple[Tensor, Tensor]:
+        """(F,) true text and number of the false texts to use: the first `generated` of each true one."""
+        text = scene.batch.negative_text
+        assert text is not None
+        number = row_range(0, len(text), text)
+        first = torch.searchsorted(text, text)
+        used = number - first < self.generated
+        return text[used], number[used]
+
+    @staticmethod
+    def _share(text_F: Tensor, mined_T: Tensor) -> Tensor:
+        """(T,) weight of each negative of a text: all together weigh 2."""
+        count = 2 * mined_T + torch.bincount(text_F, minlength=len(mined_T))
+        return 2 / count.clamp(min=1)

@@ -1,13 +1,14 @@
 """What is already encoded in a step of image-text alignment, for all objectives to share.
 
-Shape letters: I images, N image tokens, V image width, T texts, R text rows (T clean, then T masked where an objective
-wants them), L tokens, D text width, E shared width, K keys (gathered batch, then queue), P pairs.
+Shape letters: I images, N image tokens, V image width, T texts, R text rows (T clean; T masked, the batch's
+negatives where an objective wants them; texts that an objective adds), L tokens, D text width, E shared width, K keys
+(gathered batch, then queue), P pairs.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -62,7 +63,8 @@ class AlignScene:
     Attributes:
         batch: where it comes from.
         image: (I, N, V) student's image tokens.
-        text: (R, L, D) student's text states: T clean rows, then T masked rows if encoded.
+        text: (R, L, D) student's text states: T clean rows, then T masked rows if encoded, then the batch's
+            negatives if encoded, then what `add_texts` added.
         text_mask: (R, L) True at real tokens.
         image_feature: (T, E) the student's unit vector of each text's image.
         text_feature: (T, E) the student's unit vectors.
@@ -76,8 +78,13 @@ class AlignScene:
         distill: weight of the teacher's opinion in [0, 1].
         total_texts: () texts of the step over micro-batches and ranks, divided by the number of ranks.
         total_masked: () masked positions, likewise.
+        total_words: () words that a mask may hit, likewise.
+        total_negatives: () negatives of the batch, likewise.
         teacher_masked_states: gives the teacher's fused states (T, L, D) of the masked texts; called once if at all.
         teacher: the teacher, for its heads.
+        model: the student.
+        negatives_at: first row of the batch's negatives.
+        kept: what an objective keeps between its `pairs` and its call, by objective.
     """
 
     batch: Batch
@@ -96,8 +103,20 @@ class AlignScene:
     distill: float
     total_texts: Tensor
     total_masked: Tensor
+    total_words: Tensor
+    total_negatives: Tensor
     teacher_masked_states: Callable[[], Tensor]
     teacher: FusionModel
+    model: FusionModel
+    negatives_at: int
+    kept: dict[Any, Any] = field(default_factory=dict)
+
+    def add_texts(self, ids_TL: Tensor, mask_TL: Tensor) -> Tensor:
+        """Encodes further texts, as long as the batch's, by the student; their rows."""
+        first = len(self.text)
+        self.text = torch.cat([self.text, self.model.encode_text(ids_TL, mask_TL)])
+        self.text_mask = torch.cat([self.text_mask, mask_TL])
+        return row_range(first, len(ids_TL), ids_TL)
 
     @property
     def texts(self) -> int:

@@ -92,9 +92,11 @@ class AlignTask(nn.Module):
         return self
 
     def counts(self, batch: Batch) -> Tensor:
-        """(2,) texts and masked positions of a micro-batch."""
+        """(4,) texts, masked positions, words that a mask may hit, and negatives of a micro-batch."""
         masked = 0 if batch.labels is None else int((batch.labels != -100).sum())
-        return torch.tensor([float(len(batch.token_ids)), float(masked)])
+        words = 0 if batch.words is None else int(batch.words.sum())
+        negatives = 0 if batch.negative_text is None else len(batch.negative_text)
+        return torch.tensor([float(count) for count in (len(batch.token_ids), masked, words, negatives)])
 
     def forward(self, batch: Batch, totals: Tensor) -> StepOutput:
         """Losses of one micro-batch, normalised by `totals` = counts of the whole step over the number of ranks."""
@@ -150,12 +152,17 @@ class AlignTask(nn.Module):
             if batch.masked_ids is None:
                 raise UsageError("the recipe masks no words but an objective needs it. Give its Collator a Masking.")
             ids, mask = torch.cat([ids, batch.masked_ids]), torch.cat([mask, mask])
+        negatives_at = len(ids)
+        if any(isinstance(o, Match) and o.generated for o in self.objectives()):
+            if batch.negative_ids is None or batch.negative_mask is None:
+                raise UsageError("Match wants generated negatives, the batch has none. Give its Collator negatives=N.")
+            ids, mask = torch.cat([ids, batch.negative_ids]), torch.cat([mask, batch.negative_mask])
         texts = len(batch.token_ids)
         image, text = self._image_tokens.student(self.model, batch), self.model.encode_text(ids, mask)
         distill = self.distill_weight()
         with torch.no_grad():
-            teach_masked = wants_masked and distill > 0
-            rows = slice(None) if teach_masked else slice(texts)
+            teach_masked = distill > 0 and any(isinstance(o, MaskedWords) for o in self.objectives())
+            rows = slice(2 * texts if teach_masked else texts)
             teacher_image = self._image_tokens.teacher(self.model, self.teacher, batch, image)
             teacher_text = text[rows] if is_frozen(self.model.text) else self.teacher.encode_text(ids[rows], mask[rows])
             teacher_image_feature = self.teacher.project_image(teacher_image)[batch.text_image].float()
@@ -168,7 +175,8 @@ class AlignTask(nn.Module):
 
         @cache
         def teacher_masked_states() -> Tensor:
-            return self.teacher.fuse(teacher_text[texts:], mask[texts:], teacher_image, batch.text_image).hidden
+            masked = slice(texts, 2 * texts)
+            return self.teacher.fuse(teacher_text[masked], mask[masked], teacher_image, batch.text_image).hidden
 
         return AlignScene(
             batch=batch,
@@ -187,6 +195,10 @@ class AlignTask(nn.Module):
             distill=distill,
             total_texts=totals[0],
             total_masked=totals[1],
+            total_words=totals[2],
+            total_negatives=totals[3],
             teacher_masked_states=teacher_masked_states,
             teacher=self.teacher,
+            model=self.model,
+            negatives_at=negatives_at,
         )
