@@ -6,20 +6,23 @@ from wordregion.data.datasets.albef import AlbefJson
 from wordregion.data.datasets.coco import CocoCaptions, CocoInstances
 from wordregion.data.datasets.daquar import Daquar
 from wordregion.data.datasets.flickr import Flickr30kEntities
+from wordregion.data.datasets.mdetr import MdetrGrounding
 from wordregion.data.datasets.nlvr import Nlvr
 from wordregion.data.datasets.nlvr2 import Nlvr2, kind_of_statements
+from wordregion.data.datasets.odvg import Odvg, is_odvg
+from wordregion.data.datasets.open_images import CLASSES, OpenImages
 from wordregion.data.datasets.pairs import ImageText
 from wordregion.data.datasets.snli_ve import SnliVe, is_snli_ve
 from wordregion.data.datasets.vqa import open_questions
 from wordregion.data.files import load_json
-from wordregion.data.sources import HFDataset, Jsonl, Parquet, Tar
+from wordregion.data.sources import HFDataset, Jsonl, Parquet, Source, Tar
 from wordregion.errors import DataError, UsageError
 from wordregion.schema import Dataset
 
 KINDS = (
-    "scenes, a .jsonl, .json (ALBEF captions or questions, COCO captions or instances, NLVR, NLVR2, VQA v2 questions), "
-    ".txt (DAQUAR), .parquet or .tar file (or pattern), "
-    "or a folder of Flickr30k Entities or of a saved Hugging Face data set"
+    "scenes, a .jsonl (captions, ODVG), .json (ALBEF captions or questions, COCO captions or instances, LVIS, "
+    "Objects365, MDETR, NLVR, NLVR2, VQA v2 questions), .txt (DAQUAR), .parquet or .tar file (or pattern), "
+    "or a folder of Flickr30k Entities, OpenImages or of a saved Hugging Face data set"
 )
 
 _VAL_SCENES = 512  # making every caption true of one scene only takes time that grows with the square of this
@@ -58,11 +61,11 @@ def open_source(spec: str, images: Path | None = None) -> Dataset:
         return SnliVe(path, images)
     match suffix:
         case ".jsonl" | ".ndjson":
-            return ImageText(Jsonl(path), images)
+            return _lines(Jsonl(path), images)
         case ".parquet":
             return ImageText(Parquet(path), images)
         case ".tar":
-            return ImageText(Tar(path), images)
+            return _lines(Tar(path), images)
         case ".json":
             return _open_json(Path(path), images)
     known = "unknown kind of file" if Path(path).exists() else "no such file or folder"
@@ -79,11 +82,23 @@ def _open_folder(path: Path, split: str | None, images: Path | None) -> Dataset:
         return ImageText(HFDataset(path, split), images)
     if (path / "Annotations").is_dir() or list(path.glob("annotations*.tar*")):
         return Flickr30kEntities(path, split or "train", images)
+    if (path / CLASSES).is_file():
+        return OpenImages(path, split or "train", images)
     if list(path.glob("*.tar")):
-        return ImageText(Tar(f"{path}/*.tar"), images)
+        return _lines(Tar(f"{path}/*.tar"), images)
     if list(path.glob("*.parquet")):
         return ImageText(Parquet(f"{path}/*.parquet"), images)
     raise UsageError(f"{path}: no data set recognised in this folder. Give {KINDS}.")
+
+
+def _lines(source: Source, images: Path | None) -> Dataset:
+    """What the first sound record says that it is."""
+    for index in range(min(20, len(source))):
+        try:
+            return Odvg(source, images) if is_odvg(source[index]) else ImageText(source, images)
+        except DataError:  # reported when the record is read
+            continue
+    return ImageText(source, images)
 
 
 def _open_json(path: Path, images: Path | None) -> Dataset:
@@ -100,6 +115,8 @@ def _open_json(path: Path, images: Path | None) -> Dataset:
     notes = content.get("annotations")
     if not isinstance(notes, list):
         raise DataError(str(path), "annotations", f"no such list (keys: {', '.join(list(content)[:12])})", remedy)
+    if any(isinstance(note, dict) and "tokens_positive" in note for note in notes[:100]):
+        return MdetrGrounding(path, images, content)
     if any(isinstance(note, dict) and "caption" in note for note in notes[:100]):
         return CocoCaptions(path, images, content)
     if "categories" in content or any(isinstance(note, dict) and "bbox" in note for note in notes[:100]):
