@@ -6,6 +6,7 @@ import torch
 import wordregion
 from wordregion.cli import main
 from wordregion.errors import CheckpointError, UsageError
+from wordregion.models.fusion import FusionModel
 from wordregion.models.official import (
     LAYOUTS,
     fill_official,
@@ -16,7 +17,17 @@ from wordregion.models.official import (
 )
 from wordregion.models.report import resize_positions
 from wordregion.models.store import start_from
-from wordregion.models.zoo import albef_tiny, for_entailment, for_questions, for_retrieval, for_two_images
+from wordregion.models.zoo import (
+    albef_tiny,
+    for_boxes,
+    for_entailment,
+    for_locating,
+    for_questions,
+    for_retrieval,
+    for_two_images,
+)
+from wordregion.nn.fusion import FusionEncoder
+from wordregion.nn.vision import TimmVision
 
 MAKERS = {
     "albef/pretrain": lambda model: model,
@@ -25,13 +36,34 @@ MAKERS = {
     "albef/vqa": for_questions,
     "albef/nlvr": lambda model: for_two_images(model, "nlvr"),
     "albef/nlvr_pretrain": lambda model: for_two_images(model, "assign"),
+    "xvlm/pretrain_swin": lambda model: model,
+    "xvlm/pretrain_clip": lambda model: model,
+    "xvlm/retrieval": for_retrieval,
+    "xvlm/bbox": for_locating,
+    "xvlm/vqa": for_questions,
+    "xvlm/nlvr": lambda model: for_two_images(model, "nlvr"),
+    "xvlm/nlvr_pretrain": lambda model: for_two_images(model, "assign"),
 }
 
 
 def model(layout="albef/pretrain", seed=0, image_size=32):
     torch.manual_seed(seed)
     tiny = albef_tiny(40, image_size=image_size, width=32, vision_layers=1, text_layers=6, fusion_layers=2, embed=16)
+    if layout.startswith("xvlm/"):
+        vision = clip(image_size) if layout.endswith("clip") else swin(image_size)
+        fusion = FusionEncoder(tiny.text.width, vision.width, layers=2, heads=1)
+        tiny = for_boxes(FusionModel(vision, tiny.text, fusion, dict(tiny.heads.items()), embed=16))
     return MAKERS[layout](tiny)
+
+
+def swin(image_size):
+    small = {"embed_dim": 8, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1), "window_size": image_size // 32}
+    return TimmVision("swin_base_patch4_window7_224", image_size, settings=small)
+
+
+def clip(image_size):
+    small = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 1}
+    return TimmVision("vit_base_patch16_clip_quickgelu_224", image_size, settings=small)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -1,6 +1,7 @@
 """The model of ALBEF, X-VLM and VL-Match: two encoders, two projections, a fusion encoder and heads.
 
-Shape letters: I images, N image tokens, V image width, T texts, P pairs, L text tokens, D text width, E shared width.
+Shape letters: I images (or views: images and regions), N image tokens, V image width, X regions, T texts, P pairs,
+L text tokens, D text width, E shared width.
 """
 
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from wordregion.nn.fusion import Fused, FusionEncoder
 from wordregion.nn.heads import temperature
 from wordregion.nn.pair_fusion import PairFusion
+from wordregion.nn.regions import Views, encode_views
 from wordregion.nn.text import TextEncoder
 from wordregion.nn.vision import TimmVision
 
@@ -55,6 +57,18 @@ class FusionModel(nn.Module):
         """Image tokens; row 0 of each image is its summary."""
         return self.vision(image_I3HW)
 
+    def encode_views(
+        self, image_I3HW: Float[Tensor, "I 3 H W"], box_X4: Float[Tensor, "X 4"], image_X: Int[Tensor, "X"]
+    ) -> Views:
+        """The images, then regions of them, out of one encoding of each image.
+
+        Args:
+            image_I3HW: normalised pixels.
+            box_X4: xyxy in [0, 1].
+            image_X: the image of each region.
+        """
+        return encode_views(self.vision, image_I3HW, box_X4, image_X)
+
     def encode_text(self, ids_TL: Int[Tensor, "T L"], mask_TL: Bool[Tensor, "T L"]) -> Float[Tensor, "T L D"]:
         """States of the text half."""
         return self.text(ids_TL, mask_TL)
@@ -74,9 +88,11 @@ class FusionModel(nn.Module):
         image_INV: Float[Tensor, "I N V"],
         image_index_P: Int[Tensor, "P *two"] | None = None,
         attention_layer: int | None = None,
+        image_mask_IN: Bool[Tensor, "I N"] | None = None,
     ) -> Fused:
         """Fused states of P pairs; see `FusionEncoder.forward`, or `PairFusion.forward` for two images a text."""
-        return self.fusion(text_PLD, mask_PL, image_INV, image_index_P, attention_layer)
+        regions = {} if image_mask_IN is None else {"image_mask_IN": image_mask_IN}  # one image a text
+        return self.fusion(text_PLD, mask_PL, image_INV, image_index_P, attention_layer, **regions)
 
     def blocks(self) -> list[nn.Module]:
         """Units of sharding, compilation and activation checkpointing."""

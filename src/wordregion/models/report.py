@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -76,7 +77,10 @@ def fill(
             (fresh if may_stay else wrong["missing"]).append(ours)
             continue
         value = torch.cat([torch.atleast_1d(state[key]) for key in found[0]])
+        value = value[(None,) * (mine.ndim - value.ndim)]  # CLIP's class token and positions lack the batch's dimension
         shape = tuple(value.shape)
+        if ours.endswith("relative_position_bias_table"):
+            value = fit_relative_positions(value, len(mine))
         if ours.endswith("pos_embed"):
             value = fit_positions(
                 value, mine.shape[1], int(getattr(getattr(model, "vision", None), "prefix_tokens", 1))
@@ -135,6 +139,61 @@ def resize_positions(table: Float[Tensor, "1 old D"], tokens: int, prefix: int =
     square = grid.reshape(1, old, old, -1).permute(0, 3, 1, 2)
     square = F.interpolate(square, size=(new, new), mode="bicubic", align_corners=False)
     return torch.cat([head, square.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
+
+
+def fit_relative_positions(table_OH: Float[Tensor, "O H"], rows: int) -> Float[Tensor, "R H"]:
+    """`resize_relative_positions` to `rows` rows, or the table as it is where either is no square."""
+    old, new = math.isqrt(len(table_OH)), math.isqrt(rows)
+    square = old * old == len(table_OH) and new * new == rows
+    return resize_relative_positions(table_OH, new) if square and old != new else table_OH
+
+
+def resize_relative_positions(table_OH: Float[Tensor, "O H"], side: int) -> Float[Tensor, "R H"]:
+    """Swin's relative position table of another window: a cubic spline over positions that grow apart (X-VLM, BEiT).
+
+    The old positions are spread over the new table's width in geometric progression from the centre, so that near
+    distances keep their values and far ones are stretched.
+
+    Args:
+        table_OH: ``(2 window - 1)^2`` rows in row-major order, a column for each head.
+        side: of the new table, odd: 2 window - 1.
+    """
+    old = math.isqrt(len(table_OH))
+    weight_RO = _spline(_spread(old // 2, side // 2), np.arange(-(side // 2), side // 2 + 1.0))
+    weight = torch.from_numpy(weight_RO).to(table_OH.device)
+    square = table_OH.double().view(old, old, -1)
+    return torch.einsum("yo,xp,oph->yxh", weight, weight, square).flatten(0, 1).to(table_OH.dtype)
+
+
+def _spread(steps: int, reach: int) -> np.ndarray:
+    """Positions ``-x_n .. 0 .. x_n`` with ``x_k = 1 + q + .. + q^(k-1)``, where q makes x_n equal to `reach`."""
+    low, high = 1.01, 1.5
+    while high - low > 1e-6:
+        middle = (low + high) / 2
+        low, high = (low, middle) if (middle**steps - 1) / (middle - 1) > reach else (middle, high)
+    growing = np.cumsum(high ** np.arange(steps)) if reach > steps else np.arange(1.0, steps + 1) * reach / steps
+    return np.concatenate([-growing[::-1], [0.0], growing])
+
+
+def _spline(at_O: np.ndarray, wanted_R: np.ndarray) -> np.ndarray:
+    """(R, O) weights that interpolate values at `at_O` by a cubic spline (not-a-knot); constant beyond its ends."""
+    count, gap = len(at_O), np.diff(at_O)
+    # second derivatives m of the spline from the values y: A m = B y
+    a, b = np.zeros((count, count)), np.zeros((count, count))
+    for i in range(1, count - 1):
+        a[i, i - 1 : i + 2] = gap[i - 1] / 6, (gap[i - 1] + gap[i]) / 3, gap[i] / 6
+        b[i, i - 1 : i + 2] = 1 / gap[i - 1], -1 / gap[i - 1] - 1 / gap[i], 1 / gap[i]
+    a[0, :3] = gap[1], -gap[0] - gap[1], gap[0]  # the third derivative does not jump at the first inner point
+    a[-1, -3:] = gap[-1], -gap[-1] - gap[-2], gap[-2]
+    curvature_OO = np.linalg.solve(a, b)
+    x = wanted_R.clip(at_O[0], at_O[-1])
+    piece = np.searchsorted(at_O, x, side="right").clip(1, count - 1) - 1
+    width = gap[piece]
+    right = (x - at_O[piece]) / width
+    left = 1 - right
+    values = np.eye(count)
+    bend = (left**3 - left)[:, None] * curvature_OO[piece] + (right**3 - right)[:, None] * curvature_OO[piece + 1]
+    return left[:, None] * values[piece] + right[:, None] * values[piece + 1] + bend * width[:, None] ** 2 / 6
 
 
 def _shown(names: Sequence[str]) -> list[str]:

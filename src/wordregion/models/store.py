@@ -22,7 +22,7 @@ from wordregion.models.official import fill_official, is_official, layout_of
 from wordregion.models.report import LoadReport, fill, tied_groups
 from wordregion.nn.decoder import AnswerDecoder
 from wordregion.nn.fusion import FusionBlock, FusionEncoder
-from wordregion.nn.heads import AssignHead, ClassHead, MaskHead, MatchHead, ReplacedHead
+from wordregion.nn.heads import AssignHead, BoxHead, ClassHead, MaskHead, MatchHead, MlpHead, ReplacedHead
 from wordregion.nn.pair_fusion import PairFusion
 from wordregion.nn.text import TextEncoder
 from wordregion.nn.vision import TimmVision
@@ -79,6 +79,11 @@ PARTS: dict[str, Part] = {
         lambda given, text: ClassHead(**given),
     ),
     "AssignHead": Part(lambda head: {"width": head.in_features}, lambda given, text: AssignHead(**given)),
+    "MlpHead": Part(
+        lambda head: {"width": head.hidden.in_features, "outputs": head.out.out_features},
+        lambda given, text: MlpHead(**given),
+    ),
+    "BoxHead": Part(lambda head: {"width": head.mlp.hidden.in_features}, lambda given, text: BoxHead(**given)),
     "MatchHead": Part(lambda head: {"width": head.in_features}, lambda given, text: MatchHead(**given)),
     "ReplacedHead": Part(
         lambda head: {"width": head.dense.in_features},

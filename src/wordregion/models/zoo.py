@@ -9,7 +9,7 @@ from torch import nn
 from wordregion.models.fusion import FusionModel
 from wordregion.nn.decoder import AnswerDecoder
 from wordregion.nn.fusion import FusionBlock, FusionEncoder
-from wordregion.nn.heads import AssignHead, ClassHead, MaskHead, MatchHead, ReplacedHead
+from wordregion.nn.heads import AssignHead, BoxHead, ClassHead, MaskHead, MatchHead, MlpHead, ReplacedHead
 from wordregion.nn.pair_fusion import PairFusion
 from wordregion.nn.text import TextEncoder, bert_config, split_bert
 from wordregion.nn.vision import TimmVision
@@ -30,15 +30,7 @@ def albef_base(
         text: hub name or local folder of the BERT. With ``text_weights=False`` and the default name nothing is read.
     """
     vision = TimmVision("deit_base_patch16_224", image_size, vision_weights)
-    if text_weights or str(text) != "bert-base-uncased":
-        encoder, upper, config = split_bert(text, text_layers=6, weights=text_weights)
-    else:
-        config = bert_config(vocab_size=30522, width=768, layers=6, heads=12)
-        encoder, upper = TextEncoder(config), []
-    fusion = FusionEncoder(encoder.width, vision.width, layers=6, heads=config.num_attention_heads)
-    if upper:
-        fusion.seed_from_bert(upper)
-    return _with_heads(vision, encoder, fusion)
+    return _on_split_bert(vision, text_weights, text)
 
 
 def albef_tiny(
@@ -130,6 +122,69 @@ def albef_cnn(
     return _with_heads(image, encoder, fusion, embed)
 
 
+def xvlm_base(
+    image_size: int = 224,
+    vision_weights: bool | str | Path = True,
+    text_weights: bool = True,
+    text: str | Path = "bert-base-uncased",
+) -> FusionModel:
+    """X-VLM as published: Swin-B (ImageNet-22k), BERT-base split into 6 text and 6 fusion layers; 216 M parameters.
+
+    Args:
+        image_size: pixels, a multiple of 32; 224 for pre-training, 384 for fine-tuning. The window is a 32nd of it.
+        vision_weights: True = Swin-B from the hub, a path = a local file in timm's layout, False = random.
+        text_weights: see `albef_base`.
+        text: see `albef_base`.
+    """
+    vision = TimmVision(
+        "swin_base_patch4_window7_224.ms_in22k",
+        image_size,
+        vision_weights,
+        drop_path=0.1,
+        settings={"window_size": image_size // 32},
+    )
+    return for_boxes(_on_split_bert(vision, text_weights, text))
+
+
+def xvlm_clip(
+    image_size: int = 224,
+    vision_weights: bool | str | Path = True,
+    text_weights: bool = True,
+    text: str | Path = "bert-base-uncased",
+) -> FusionModel:
+    """X-VLM on CLIP's ViT-B/16, whose last four layers run again for each region (X-VLM's code).
+
+    Args:
+        image_size: pixels; 224 as published.
+        vision_weights: True = OpenAI's CLIP from the hub, a path = a local file in timm's layout, False = random.
+        text_weights: see `albef_base`.
+        text: see `albef_base`.
+    """
+    vision = TimmVision("vit_base_patch16_clip_quickgelu_224.openai", image_size, vision_weights)
+    return for_boxes(_on_split_bert(vision, text_weights, text))
+
+
+def xvlm_tiny(
+    vocab_size: int, image_size: int = 64, width: int = 128, text_layers: int = 1, fusion_layers: int = 2
+) -> FusionModel:
+    """The parts of X-VLM at a size that trains in minutes on two cores: `albef_tiny_conv` with X-VLM's heads."""
+    return for_boxes(albef_tiny_conv(vocab_size, image_size, width, text_layers, fusion_layers))
+
+
+def for_boxes(model: FusionModel) -> FusionModel:
+    """Gives a model for pre-training X-VLM's heads: a box head beside the others, and an MLP to match; in place."""
+    width = model.text.width
+    model.heads["match"] = MlpHead(width, 2)
+    model.heads["box"] = BoxHead(width)
+    return model
+
+
+def for_locating(model: FusionModel) -> FusionModel:
+    """Leaves a model its box head only, as X-VLM fine-tunes on RefCOCO+; changed in place."""
+    model.heads = nn.ModuleDict({"box": model.heads["box"]})
+    return model
+
+
 def for_retrieval(model: FusionModel) -> FusionModel:
     """Leaves a model its match head only, as in ALBEF's retrieval and grounding; changed in place."""
     model.heads = nn.ModuleDict({"match": model.heads["match"]})
@@ -190,13 +245,15 @@ def for_two_images(model: FusionModel, head: Literal["nlvr", "assign"]) -> Fusio
 
     Args:
         model: changed in place; it keeps its encoders and projections, and loses its heads.
-        head: ``"nlvr"`` (is the text true of the two images? 2 classes) or ``"assign"`` (text-assignment pre-training:
-            the text belongs to the first image, the second, or neither).
+        head: ``"nlvr"`` (is the text true of the two images? 2 classes; by an MLP as in X-VLM where the model had one
+            to match) or ``"assign"`` (text-assignment pre-training: the text belongs to the first image, the second, or
+            neither).
     """
     assert isinstance(model.fusion, FusionEncoder)
     width = model.text.width
+    classes = MlpHead if isinstance(dict(model.heads.items()).get("match"), MlpHead) else ClassHead
     model.fusion = PairFusion(model.fusion)
-    model.heads = nn.ModuleDict({head: ClassHead(width, 2) if head == "nlvr" else AssignHead(width)})
+    model.heads = nn.ModuleDict({head: classes(width, 2) if head == "nlvr" else AssignHead(width)})
     return model
 
 
@@ -242,6 +299,18 @@ def for_questions(model: FusionModel, layers: int | None = None) -> FusionModel:
     decoder.seed(model.text, fusion, words)
     model.heads = nn.ModuleDict({"answer": decoder})
     return model
+
+
+def _on_split_bert(vision: TimmVision, text_weights: bool, text: str | Path) -> FusionModel:
+    if text_weights or str(text) != "bert-base-uncased":
+        encoder, upper, config = split_bert(text, text_layers=6, weights=text_weights)
+    else:
+        config = bert_config(vocab_size=30522, width=768, layers=6, heads=12)
+        encoder, upper = TextEncoder(config), []
+    fusion = FusionEncoder(encoder.width, vision.width, layers=6, heads=config.num_attention_heads)
+    if upper:
+        fusion.seed_from_bert(upper)
+    return _with_heads(vision, encoder, fusion)
 
 
 def _with_heads(vision: TimmVision, text: TextEncoder, fusion: FusionEncoder, embed: int = 256) -> FusionModel:

@@ -150,7 +150,7 @@ def _attend_by_image(
             mask = None if mask_I11N is None else mask_I11N[image : image + 1]
             y = F.scaled_dot_product_attention(q_1HMK, kv[None, 0], kv[None, 1], attn_mask=mask, dropout_p=p)
             done.append(y.transpose(1, 2).reshape(-1, L, D))
-    return torch.cat(done)[order.argsort()]
+    return torch.cat(done)[order.argsort()] if done else q_PLD
 
 
 class FeedForward(nn.Module):
@@ -274,6 +274,7 @@ class FusionEncoder(nn.Module):
         image_INV: Float[Tensor, "I N V"],
         image_index_P: Int[Tensor, "P"] | None = None,
         attention_layer: int | None = None,
+        image_mask_IN: Bool[Tensor, "I N"] | None = None,
     ) -> Fused:
         """Fuses P pairs.
 
@@ -283,11 +284,12 @@ class FusionEncoder(nn.Module):
             image_INV: image tokens; each image's keys and values are computed once a layer.
             image_index_P: image of each pair; None = pairs are ordered by image, equally many for each.
             attention_layer: the block whose cross-attention weights to return (counted from 0).
+            image_mask_IN: True at the image tokens that a text may look at, for regions; None = all.
         """
         attention = None
         x = text_PLD
         for index, layer in enumerate(self.layers):
-            x, weights = layer(x, mask_PL, image_INV, image_index_P, index == attention_layer)
+            x, weights = layer(x, mask_PL, image_INV, image_index_P, index == attention_layer, image_mask_IN)
             attention = attention if weights is None else weights
         return Fused(x, x[:, 0], attention)
 

@@ -40,6 +40,41 @@ class ClassHead(nn.Module):
         return self.out(F.relu(self.hidden(cls_PD)))
 
 
+class MlpHead(nn.Module):
+    """Outputs of the pair: (P, D) -> (P, outputs) (X-VLM's head, for matching and for NLVR2: 2 classes).
+
+    Args:
+        width: D.
+        outputs: number of logits.
+    """
+
+    def __init__(self, width: int, outputs: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(width, 2 * width)
+        self.norm = nn.LayerNorm(2 * width)
+        self.out = nn.Linear(2 * width, outputs)
+
+    def forward(self, cls_PD: Float[Tensor, "P D"]) -> Float[Tensor, "P C"]:
+        """Linear, LayerNorm, GELU, linear."""
+        return self.out(F.gelu(self.norm(self.hidden(cls_PD))))
+
+
+class BoxHead(nn.Module):
+    """The box that a text describes: (P, D) -> (P, 4) centre x, centre y, width, height in (0, 1) (X-VLM section 3.2).
+
+    Args:
+        width: D.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mlp = MlpHead(width, 4)
+
+    def forward(self, cls_PD: Float[Tensor, "P D"]) -> Float[Tensor, "P 4"]:
+        """An `MlpHead`, then the logistic function."""
+        return self.mlp(cls_PD).sigmoid()
+
+
 class MaskHead(nn.Module):
     """BERT's masked-word head: dense, GELU, LayerNorm, then the word embeddings as decoder.
 

@@ -67,7 +67,7 @@ class TimmVision(nn.Module):
         self.channels_last = getattr(body, "output_fmt", "NCHW") == "NHWC" or name.startswith("swin")
         with torch.no_grad():
             features = self.body.eval().forward_features(torch.zeros(1, 3, image_size, image_size))
-            tokens = self._tokens(features)
+            tokens = self.tokens_of(features)
         self.convolutional = features.ndim == 4 and not self.channels_last
         if self.convolutional:  # CPUs and GPUs convolve faster with the channels innermost
             self.body.to(memory_format=torch.channels_last)
@@ -87,9 +87,10 @@ class TimmVision(nn.Module):
         """Encodes normalised pixels; position 0 of the result is the summary token."""
         if self.convolutional:
             image_B3HW = image_B3HW.contiguous(memory_format=torch.channels_last)
-        return self._tokens(self.body.forward_features(image_B3HW))
+        return self.tokens_of(self.body.forward_features(image_B3HW))
 
-    def _tokens(self, features: Tensor) -> Float[Tensor, "B N D"]:
+    def tokens_of(self, features: Tensor) -> Float[Tensor, "B N D"]:
+        """Finished features of the backbone, in its own form, as `forward` returns them."""
         if features.ndim == 4:
             features = features if self.channels_last else features.permute(0, 2, 3, 1)
             features = features.flatten(1, 2)
