@@ -78,8 +78,8 @@ class Collator:
                 owner.append((position, text))
             images.extend(image for image in sample.images if isinstance(image, Tensor))
         false, false_of = self._negatives(items, owner)
-        tokens = self.tokenizer([*texts, *false], self.pad_to_max)  # together: all are equally long
-        encoded = tokens.rows(0, len(texts))
+        everything = self.tokenizer([*texts, *false], self.pad_to_max)  # together: all are equally long
+        encoded = everything.rows(0, len(texts))
         masked, labels = encoded.ids, None
         if self.masking is not None:
             rows = [
@@ -114,8 +114,8 @@ class Collator:
             masked_ids=masked if labels is not None else None,
             labels=labels,
             words=None if labels is None else encoded.mask & ~torch.isin(encoded.ids, special),
-            negative_ids=tokens.ids[len(texts) :] if self.negatives else None,
-            negative_mask=tokens.mask[len(texts) :] if self.negatives else None,
+            negative_ids=everything.ids[len(texts) :] if self.negatives else None,
+            negative_mask=everything.mask[len(texts) :] if self.negatives else None,
             negative_text=torch.tensor(false_of, dtype=torch.long) if self.negatives else None,
             grounding_text=torch.tensor(grounding_text, dtype=torch.long),
             grounding_tokens=torch.stack(grounding_tokens) if grounding_tokens else torch.zeros(0, length).bool(),
