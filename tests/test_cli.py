@@ -102,7 +102,7 @@ def test_eval_rebuilds_the_recipe_and_reports_recall(
     assert written["items"].startswith("8 images")
     assert set(written["metrics"]) == {
         f"finetuned_on_scenes/{way}/{side}@{n}"
-        for way in ("itc", "rerank_k4") for side in ("TR", "IR") for n in (1, 5, 10)
+        for way in ("itc", "rerank_k4", "rerank_k4+itc") for side in ("TR", "IR") for n in (1, 5, 10)
     }  # fmt: skip
     assert "rerank_k4" in capsys.readouterr().out
 

@@ -91,12 +91,15 @@ def test_matches_a_pair_by_pair_recomputation():
         encoded = tokenizer(list(result.captions))
         hidden = model.encode_text(encoded.ids, encoded.mask)
         similarity = model.project_image(images) @ model.project_text(hidden, encoded.mask).t()
+        sum_of_both = torch.full(similarity.shape, -100.0)
         i2t, t2i = torch.full(similarity.shape, -100.0), torch.full(similarity.t().shape, -100.0)
 
         def logit(i, t):
             one = slice(t, t + 1)
             fused = model.fuse(hidden[one], encoded.mask[one], images[i : i + 1], torch.tensor([0]))
-            return model.heads["match"](fused.cls)[0, 1]
+            no, yes = model.heads["match"](fused.cls)[0]
+            sum_of_both[i, t] = yes - no + similarity[i, t] / model.temperature[0]
+            return yes
 
         for i in range(len(images)):
             for t in similarity[i].topk(4).indices.tolist():
@@ -113,6 +116,12 @@ def test_matches_a_pair_by_pair_recomputation():
     ir = (t2i.argmax(1) == owner).double().mean().item()
     assert result.metrics["raw/rerank_k4/TR@1"] == pytest.approx(100 * tr)
     assert result.metrics["raw/rerank_k4/IR@1"] == pytest.approx(100 * ir)
+    for t, found in enumerate(result.rankings["rerank_k4+itc"].images):
+        among = similarity[:, t].topk(4).indices
+        assert found[0] == among[sum_of_both[among, t].argmax()]
+    for i, found in enumerate(result.rankings["rerank_k4+itc"].texts):
+        among = similarity[i].topk(4).indices
+        assert found[0] == among[sum_of_both[i, among].argmax()]
     tr5 = sum(bool((owner[similarity[i].topk(5).indices] == i).any()) for i in captioned) / len(captioned)
     assert result.metrics["raw/itc/TR@5"] == pytest.approx(100 * tr5)
     assert result.pairs == int(((i2t > -100) | (t2i > -100).t()).sum())
@@ -122,7 +131,7 @@ def test_names_lists_and_json():
     result = run(protocol="finetuned_on_coco")
     assert set(result.metrics) == {
         f"finetuned_on_coco/{way}/{what}@{n}"
-        for way in ("itc", "rerank_k3")
+        for way in ("itc", "rerank_k3", "rerank_k3+itc")
         for what in ("TR", "IR")
         for n in (1, 5, 10)
     }

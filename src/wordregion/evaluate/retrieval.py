@@ -42,7 +42,7 @@ class Ranking:
 
     Attributes:
         texts: for each image, indices of texts.
-        text_scores: their scores (cosine for ITC, match logit when re-ranked).
+        text_scores: their scores (cosine for ITC, match logit when re-ranked, log-odds plus ITC logit for ``+itc``).
         images: for each text, indices of images.
         image_scores: their scores.
     """
@@ -59,11 +59,12 @@ class Retrieval:
 
     Attributes:
         metrics: percent by name; ``raw/itc/TR@1`` = an image's best text is one of its captions,
-            ``raw/rerank_k128/IR@10`` = a caption's image is among the best ten.
+            ``raw/rerank_k128/IR@10`` = a caption's image is among the best ten; ``rerank_k128+itc`` ranks by the match
+            head's log-odds plus the contrast's logit.
         image_ids: ``Sample.id`` of each image.
         captions: each text.
         caption_image: index of the image each text belongs to.
-        rankings: top lists by ``"itc"`` and ``"rerank_k..."``.
+        rankings: top lists by ``"itc"``, ``"rerank_k..."`` and ``"rerank_k...+itc"``.
         pairs: (image, text) pairs that the fusion encoder scored.
     """
 
@@ -139,16 +140,18 @@ def evaluate_retrieval(
             i2t_Ik, t2i_Tk = texts_IK[:, :k], images_TK[:, :k]
             image_P, text_P = pairs_to_score(i2t_Ik, t2i_Tk)
             pairs = len(image_P)
-            score_P = torch.zeros(pairs)
+            logit_P2 = torch.zeros(pairs, 2)
             with bar("re-ranking", int((torch.isin(image_P, images.own)).sum())) as advance:
                 for first, image_INV in images.tokens():
                     mine = slice(*torch.searchsorted(image_P, torch.tensor([first, first + len(image_INV)])).tolist())
-                    score_P[mine] = score_pairs(
+                    logit_P2[mine] = score_pairs(
                         model, image_INV, hidden_TLD, mask_TL, image_P[mine] - first, text_P[mine], advance
                     )
-            score_P = share(score_P, device)
-            i2t, t2i = _both_ways(image_P, text_P, score_P, i2t_Ik, t2i_Tk)
-            lists[f"rerank_k{k}"] = (*reorder(texts_IK, i2t), *reorder(images_TK, t2i))
+            logit_P2 = share(logit_P2, device)
+            itc_P = (image_IE[image_P] * text_TE[text_P]).sum(1) / model.temperature.detach().float().cpu()
+            for name, score_P in (("", logit_P2[:, 1]), ("+itc", logit_P2[:, 1] - logit_P2[:, 0] + itc_P)):
+                i2t, t2i = _both_ways(image_P, text_P, score_P, i2t_Ik, t2i_Tk)
+                lists[f"rerank_k{k}{name}"] = (*reorder(texts_IK, i2t), *reorder(images_TK, t2i))
     own_I, image_of_T = torch.arange(len(images.ids)), torch.tensor(images.caption_image)
     metrics: dict[str, float] = {}
     for name, (texts, _, found, _) in lists.items():
@@ -183,7 +186,7 @@ def score_matrices(
         top.cpu() for top in (top_candidates(image_IE, text_TE, k)[0], top_candidates(text_TE, image_IE, k)[0])
     )
     image_P, text_P = pairs_to_score(texts_Ik, images_Tk)
-    score_P = score_pairs(model, image_INV, hidden_TLD, mask_TL, image_P, text_P)
+    score_P = score_pairs(model, image_INV, hidden_TLD, mask_TL, image_P, text_P)[:, 1]
     i2t, t2i = _both_ways(image_P, text_P, score_P, texts_Ik, images_Tk)
     return dense(texts_Ik, i2t, len(text_TE)), dense(images_Tk, t2i, len(image_IE))
 
@@ -196,8 +199,8 @@ def score_pairs(
     image_P: Int[Tensor, "P"],
     text_P: Int[Tensor, "P"],
     advance: Callable[[int], None] = lambda pairs: None,
-) -> Float[Tensor, "P"]:
-    """Match logits (class 1) of pairs that are ordered by image; each image goes through with all its texts at once.
+) -> Float[Tensor, "P 2"]:
+    """Match logits of pairs that are ordered by image; each image goes through with all its texts at once.
 
     Args:
         model: in evaluation mode.
@@ -211,7 +214,7 @@ def score_pairs(
     Returns:
         logits on the CPU.
     """
-    score_P = torch.zeros(len(image_P))
+    logit_P2 = torch.zeros(len(image_P), 2)
     bounds = torch.searchsorted(image_P, torch.arange(len(image_INV) + 1)).tolist()
     for image, (begin, end) in enumerate(pairwise(bounds)):
         for start in range(begin, end, PAIRS_AT_ONCE):
@@ -220,9 +223,9 @@ def score_pairs(
             length = int(mask_TL[text].sum(1).max())  # padding that all the texts share changes nothing
             hidden, mask = (x[text, :length].to(image_INV.device) for x in (hidden_TLD, mask_TL))
             fused = model.fuse(hidden, mask, image_INV[image : image + 1], None)
-            score_P[rows] = model.heads["match"](fused.cls)[:, 1].float().cpu()
+            logit_P2[rows] = model.heads["match"](fused.cls).float().cpu()
             advance(len(text))
-    return score_P
+    return logit_P2
 
 
 def encode_texts(

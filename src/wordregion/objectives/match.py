@@ -18,7 +18,7 @@ from wordregion.objectives.scene import AlignScene, Losses, Pairs, row_range
 
 @dataclass(frozen=True)
 class Match:
-    """Does this text describe this image? One true pair and two hard negatives for each text.
+    """Does this text describe this image, or region? One true pair and two hard negatives for each text.
 
     The negatives are mined in the micro-batch of each process, as published. A text without any possible negative (a
     batch of one image) trains on its true pair alone.
@@ -31,12 +31,14 @@ class Match:
         weight: factor of the loss.
         hardness: how much the negatives resemble the truth: they are drawn from the softmax of hardness x ITC logits; 1
             as published, 0 = uniformly. Small data learns nothing from negatives that its contrast can't tell apart.
+        ramp_steps: steps over which the hardness rises linearly from 0: easy negatives first. 0 as published.
         generated: most generated false texts of each text to use; 0 = ITM, otherwise FG-ITM.
         draw: how negatives are drawn from row weights; exchangeable for tests.
     """
 
     weight: float = 1.0
     hardness: float = 1.0
+    ramp_steps: int = 0
     generated: int = 0
     draw: Draw = field(default=draw_one, repr=False)
     wants_masked = False
@@ -44,15 +46,17 @@ class Match:
     def __post_init__(self) -> None:
         if not 0 <= self.hardness <= 1:
             raise UsageError(f"Match: hardness={self.hardness} is outside [0, 1]. 1 is as published.")
-        if self.generated < 0:
-            raise UsageError(f"Match: generated={self.generated} is below 0. Give 0 for in-batch negatives alone.")
+        for name in ("generated", "ramp_steps"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"Match: {name}={getattr(self, name)} is below 0. Give 0 for none.")
 
     def pairs(self, scene: AlignScene) -> Pairs:
         """Positives; then (hard image, text); then (image, hard text); then (image, generated text)."""
         own = row_range(0, scene.texts, scene.text)
-        image_of = scene.batch.text_image
-        bad_image, _ = hard_negatives(scene.local(scene.text_to_image), scene.same, self.draw, self.hardness)
-        bad_text, _ = hard_negatives(scene.local(scene.image_to_text), scene.same, self.draw, self.hardness)
+        image_of = scene.view
+        hardness = self.hardness * (min(1.0, scene.step / self.ramp_steps) if self.ramp_steps else 1.0)
+        bad_image, _ = hard_negatives(scene.local(scene.text_to_image), scene.same, self.draw, hardness)
+        bad_text, _ = hard_negatives(scene.local(scene.image_to_text), scene.same, self.draw, hardness)
         row, image = [own, own, bad_text], [image_of, image_of[bad_image], image_of]
         if self.generated:
             text, number = self._generated(scene)

@@ -1,8 +1,8 @@
 """What is already encoded in a step of image-text alignment, for all objectives to share.
 
-Shape letters: I images, N image tokens, V image width, T texts, R text rows (T clean; T masked, the batch's
-negatives where an objective wants them; texts that an objective adds), L tokens, D text width, E shared width, K keys
-(gathered batch, then queue), P pairs.
+Shape letters: I images, W views (the images, then regions of them), N image tokens, V image width, T texts, R text rows
+(T clean; T masked, the batch's negatives where an objective wants them; texts that an objective adds), L tokens, D text
+width, E shared width, K keys (gathered batch, then queue), P pairs.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from wordregion.models.fusion import FusionModel
 from wordregion.nn.fusion import Fused
-from wordregion.schema import Batch
+from wordregion.schema import Batch, Regions
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Pairs:
 
     Attributes:
         row: (P,) rows of `AlignScene.text`.
-        image: (P,) rows of `AlignScene.image`.
+        image: (P,) rows of `AlignScene.image`: views.
     """
 
     row: Tensor
@@ -62,26 +62,35 @@ class AlignScene:
 
     Attributes:
         batch: where it comes from.
-        image: (I, N, V) student's image tokens.
+        image: (W, N, V) student's image tokens: of the images, then of the regions that texts describe.
+        image_mask: (W, N) True where a text about the view may look, or None without regions.
+        view: (T,) row of `image` that each text describes.
+        regions: the texts that describe a region.
         text: (R, L, D) student's text states: T clean rows, then T masked rows if encoded, then the batch's
             negatives if encoded, then what `add_texts` added.
         text_mask: (R, L) True at real tokens.
-        image_feature: (T, E) the student's unit vector of each text's image.
+        image_feature: (T, E) the student's unit vector of each text's view.
         text_feature: (T, E) the student's unit vectors.
-        teacher_image_feature: (T, E) the teacher's, without gradient.
-        teacher_text_feature: (T, E) the teacher's, without gradient.
-        image_keys: (K, E) the teacher's image vectors of all ranks' batches, then the queue.
+        teacher_image_feature: (T, E) the teacher's, without gradient; the student's where there is no teacher.
+        teacher_text_feature: (T, E) likewise.
+        image_keys: (K, E) the teacher's vectors of all ranks' views, then the queue. Without a teacher the student's,
+            with gradient.
         text_keys: (K, E) likewise for texts.
-        key_id: (K,) image identity of each key; negative where unknown.
+        view_id: (T,) identity of each text's view.
+        wording_id: (T,) identity of each text's words and image.
+        key_view_id: (K,) identity of each key's view; negative where unknown.
+        key_wording_id: (K,) of each key's words and image; -1 where unknown.
         offset: column of the first text of this rank among the keys.
         temperature: () learnable softmax temperature.
         distill: weight of the teacher's opinion in [0, 1].
+        step: optimiser steps taken before this one.
         total_texts: () texts of the step over micro-batches and ranks, divided by the number of ranks.
         total_masked: () masked positions, likewise.
         total_words: () words that a mask may hit, likewise.
         total_negatives: () negatives of the batch, likewise.
+        total_regions: () texts that describe a region, likewise.
         teacher_masked_states: gives the teacher's fused states (T, L, D) of the masked texts; called once if at all.
-        teacher: the teacher, for its heads.
+        teacher: the teacher, for its heads, or None.
         model: the student.
         negatives_at: first row of the batch's negatives.
         kept: what an objective keeps between its `pairs` and its call, by objective.
@@ -89,6 +98,9 @@ class AlignScene:
 
     batch: Batch
     image: Tensor
+    image_mask: Tensor | None
+    view: Tensor
+    regions: Regions
     text: Tensor
     text_mask: Tensor
     image_feature: Tensor
@@ -97,16 +109,21 @@ class AlignScene:
     teacher_text_feature: Tensor
     image_keys: Tensor
     text_keys: Tensor
-    key_id: Tensor
+    view_id: Tensor
+    wording_id: Tensor
+    key_view_id: Tensor
+    key_wording_id: Tensor
     offset: int
     temperature: Tensor
     distill: float
+    step: int
     total_texts: Tensor
     total_masked: Tensor
     total_words: Tensor
     total_negatives: Tensor
+    total_regions: Tensor
     teacher_masked_states: Callable[[], Tensor]
-    teacher: FusionModel
+    teacher: FusionModel | None
     model: FusionModel
     negatives_at: int
     kept: dict[Any, Any] = field(default_factory=dict)
@@ -134,14 +151,15 @@ class AlignScene:
         return self.text_feature @ self.image_keys.T / self.temperature
 
     @cached_property
-    def text_id(self) -> Tensor:
-        """(T,) image identity of each text."""
-        return self.batch.image_key[self.batch.text_image]
+    def same_as_key(self) -> Tensor:
+        """(T, K) True where a key describes the same as a text: the same picture; of regions, the same box or words."""
+        same_view = self.view_id[:, None] == self.key_view_id[None, :]
+        return same_view | (self.wording_id[:, None] == self.key_wording_id[None, :])
 
     @cached_property
     def same(self) -> Tensor:
-        """(T, T) True where two texts of this micro-batch describe the same picture."""
-        return self.text_id[:, None] == self.text_id[None, :]
+        """(T, T) the same for the texts of this micro-batch among each other."""
+        return self.local(self.same_as_key)
 
     def local(self, logits_TK: Tensor) -> Tensor:
         """(T, T) the columns of this micro-batch's own texts."""

@@ -16,6 +16,7 @@ from wordregion.errors import UsageError
 from wordregion.models.fusion import FusionModel
 from wordregion.nn.fusion import Fused
 from wordregion.objectives import AlignScene, Contrast, MaskedWords, Match, Objective
+from wordregion.objectives.identity import view_ids, wording_ids
 from wordregion.schema import Batch
 from wordregion.tasks.image_tokens import ImageTokens, is_frozen
 from wordregion.tasks.protocol import StepOutput
@@ -31,7 +32,7 @@ class Align:
         objectives: what to learn; the loss is their sum.
         first_alone: steps at the start in which only the first objective is trained. Matching mines its negatives by
             the contrast, and has nothing to learn from those of an untrained one.
-        momentum: of the teacher, in [0, 1].
+        momentum: of the teacher, in [0, 1]; None = no teacher: the keys are the student's own, with gradient (X-VLM).
         queue_size: slots of the feature queue; 0 = none.
         distill: final weight of the teacher's opinion in [0, 1] (alpha).
         ramp_steps: steps over which `distill` rises linearly from 0 (ALBEF: those of the first epoch).
@@ -42,7 +43,7 @@ class Align:
 
     objectives: tuple[Objective, ...] = (Contrast(), Match(), MaskedWords())
     first_alone: int = 0
-    momentum: float = 0.995
+    momentum: float | None = 0.995
     queue_size: int = 65536
     distill: float = 0.4
     ramp_steps: int = 1
@@ -53,8 +54,10 @@ class Align:
         if not self.objectives:
             raise UsageError("Align: objectives is empty. Give at least one, for example (Contrast(),).")
         for name in ("momentum", "distill"):
-            if not 0 <= getattr(self, name) <= 1:
+            if not 0 <= (getattr(self, name) or 0) <= 1:
                 raise UsageError(f"Align: {name}={getattr(self, name)} is outside [0, 1]. Choose a value in it.")
+        if self.momentum is None and (self.distill or self.queue_size):
+            raise UsageError("Align: momentum=None has no teacher to distil or queue. Set distill=0 and queue_size=0.")
         if min(self.queue_size, self.ramp_steps, self.first_alone) < 0:
             raise UsageError("Align: queue_size, ramp_steps and first_alone must be 0 or more. Correct the recipe.")
 
@@ -64,7 +67,9 @@ class Align:
 
 
 class AlignTask(nn.Module):
-    """Student, teacher and queue; one forward a micro-batch.
+    """Student, teacher (if any) and queue; one forward a micro-batch.
+
+    Each image is encoded once; the regions that texts describe (`Batch.regions`) are made of its tokens.
 
     The teacher and the queue are updated after the optimiser step. As the teacher starts as a copy of the student, this
     gives the same features at every step as the original, which updates its teacher at the start of a forward.
@@ -75,7 +80,7 @@ class AlignTask(nn.Module):
     def __init__(self, model: FusionModel, settings: Align) -> None:
         super().__init__()
         self.model = model
-        self.teacher: FusionModel = make_teacher(model)  # type: ignore[assignment]
+        self.teacher: FusionModel | None = None if settings.momentum is None else make_teacher(model)  # type: ignore[assignment]
         self.queue = FeatureQueue(settings.queue_size, model.image_proj.out_features)
         self.settings = settings
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
@@ -85,18 +90,20 @@ class AlignTask(nn.Module):
     def train(self, mode: bool = True) -> "AlignTask":
         """Switches the student; its frozen encoders and the teacher always predict, without dropout or drop path."""
         super().train(mode)
-        self.teacher.eval()
+        if self.teacher is not None:
+            self.teacher.eval()
         for encoder in (self.model.vision, self.model.text):
             if is_frozen(encoder):
                 encoder.eval()
         return self
 
     def counts(self, batch: Batch) -> Tensor:
-        """(4,) texts, masked positions, words that a mask may hit, and negatives of a micro-batch."""
+        """(5,) texts, masked positions, words that a mask may hit, negatives, and regions of a micro-batch."""
         masked = 0 if batch.labels is None else int((batch.labels != -100).sum())
         words = 0 if batch.words is None else int(batch.words.sum())
         negatives = 0 if batch.negative_text is None else len(batch.negative_text)
-        return torch.tensor([float(count) for count in (len(batch.token_ids), masked, words, negatives)])
+        regions = len(batch.regions().text)
+        return torch.tensor([float(count) for count in (len(batch.token_ids), masked, words, negatives, regions)])
 
     def forward(self, batch: Batch, totals: Tensor) -> StepOutput:
         """Losses of one micro-batch, normalised by `totals` = counts of the whole step over the number of ranks."""
@@ -108,7 +115,9 @@ class AlignTask(nn.Module):
         if asked:
             row = torch.cat([pairs.row for pairs in asked])
             image = torch.cat([pairs.image for pairs in asked])
-            fused = self.model.fuse(scene.text[row], scene.text_mask[row], scene.image, image)
+            fused = self.model.fuse(
+                scene.text[row], scene.text_mask[row], scene.image, image, image_mask_IN=scene.image_mask
+            )
             parts = iter(fused.split([len(pairs.row) for pairs in asked]))
         metrics: dict[str, Tensor] = {}
         for objective, pairs in zip(objectives, wanted, strict=True):
@@ -122,7 +131,8 @@ class AlignTask(nn.Module):
     @torch.no_grad()
     def after_step(self) -> None:
         """Moves the teacher, fills the queue, keeps the temperature in range, counts the step."""
-        update_teacher(self.teacher, self.model, self.settings.momentum)
+        if self.teacher is not None and self.settings.momentum is not None:
+            update_teacher(self.teacher, self.model, self.settings.momentum)
         for image, text, key_id in self._features:
             self.queue.push(image, text, key_id)
         self._features.clear()
@@ -131,7 +141,7 @@ class AlignTask(nn.Module):
 
     def blocks(self) -> list[nn.Module]:
         """Units of sharding, compilation and activation checkpointing, of student and teacher."""
-        return [*self.model.blocks(), *self.teacher.blocks()]
+        return [*self.model.blocks(), *(self.teacher.blocks() if self.teacher is not None else ())]
 
     def objectives(self) -> tuple[Objective, ...]:
         """What is learned at this step."""
@@ -142,13 +152,82 @@ class AlignTask(nn.Module):
         return distill_weight(self.settings.distill, self.settings.ramp_steps, self.step)
 
     def _scene(self, batch: Batch, totals: Tensor) -> AlignScene:
-        if len(batch.image) == 1 and any(isinstance(o, Match) for o in self.objectives()):
+        regions = batch.regions()
+        if len(batch.image) == 1 and not len(regions.text) and any(isinstance(o, Match) for o in self.objectives()):
             warnings.warn(
                 "a batch with a single image has no negatives: Match trains on true pairs alone", stacklevel=2
             )
-        wants_masked = any(objective.wants_masked for objective in self.objectives())
+        ids, mask, negatives_at = self._texts(batch)
+        texts, distill = len(batch.token_ids), self.distill_weight()
+        views = self._image_tokens.views(self.model, batch, regions)
+        text = self.model.encode_text(ids, mask)
+        view = batch.text_image.clone()
+        view[regions.text] = torch.arange(len(batch.image), len(views.tokens), device=view.device)
+        image_feature = self.model.project_image(views.tokens)[view].float()
+        text_feature = self.model.project_text(text[:texts], mask[:texts]).float()
+        image_key = batch.image_key[batch.text_image]
+        view_id, wording_id = view_ids(image_key, regions), wording_ids(image_key, batch.token_ids, batch.token_mask)
+        teacher_image_feature, teacher_text_feature = image_feature, text_feature
+        teacher_views, teacher_text = views, text
+        if self.teacher is not None:
+            with torch.no_grad():
+                teach_masked = distill > 0 and any(isinstance(o, MaskedWords) for o in self.objectives())
+                rows = slice(2 * texts if teach_masked else texts)
+                teacher_views = self._image_tokens.teacher_views(self.model, self.teacher, batch, regions, views)
+                teacher_text = (
+                    text[rows] if is_frozen(self.model.text) else self.teacher.encode_text(ids[rows], mask[rows])
+                )
+                teacher_image_feature = self.teacher.project_image(teacher_views.tokens)[view].float()
+                teacher_text_feature = self.teacher.project_text(teacher_text[:texts], mask[:texts]).float()
+        keys = [comm.gather(part) for part in (teacher_image_feature, teacher_text_feature)]
+        key_id = [comm.gather_no_grad(part) for part in (view_id, wording_id)]
+        self._features.append((keys[0].detach(), keys[1].detach(), key_id[0]))
+
+        @cache
+        def teacher_masked_states() -> Tensor:
+            assert self.teacher is not None
+            masked = slice(texts, 2 * texts)
+            return self.teacher.fuse(
+                teacher_text[masked], mask[masked], teacher_views.tokens, view, image_mask_IN=teacher_views.mask
+            ).hidden
+
+        return AlignScene(
+            batch=batch,
+            image=views.tokens,
+            image_mask=views.mask,
+            view=view,
+            regions=regions,
+            text=text,
+            text_mask=mask,
+            image_feature=image_feature,
+            text_feature=text_feature,
+            teacher_image_feature=teacher_image_feature,
+            teacher_text_feature=teacher_text_feature,
+            image_keys=torch.cat([keys[0], self.queue.image]),
+            text_keys=torch.cat([keys[1], self.queue.text]),
+            view_id=view_id,
+            wording_id=wording_id,
+            key_view_id=torch.cat([key_id[0], self.queue.key_id]),
+            key_wording_id=torch.cat([key_id[1], torch.full_like(self.queue.key_id, -1)]),
+            offset=comm.rank() * texts,
+            temperature=self.model.temperature,
+            distill=distill,
+            step=int(self.step),
+            total_texts=totals[0],
+            total_masked=totals[1],
+            total_words=totals[2],
+            total_negatives=totals[3],
+            total_regions=totals[4],
+            teacher_masked_states=teacher_masked_states,
+            teacher=self.teacher,
+            model=self.model,
+            negatives_at=negatives_at,
+        )
+
+    def _texts(self, batch: Batch) -> tuple[Tensor, Tensor, int]:
+        """Rows to encode: the texts, their masked copies and negatives if wanted; and where the negatives begin."""
         ids, mask = batch.token_ids, batch.token_mask
-        if wants_masked:
+        if any(objective.wants_masked for objective in self.objectives()):
             if batch.masked_ids is None:
                 raise UsageError("the recipe masks no words but an objective needs it. Give its Collator a Masking.")
             ids, mask = torch.cat([ids, batch.masked_ids]), torch.cat([mask, mask])
@@ -157,48 +236,4 @@ class AlignTask(nn.Module):
             if batch.negative_ids is None or batch.negative_mask is None:
                 raise UsageError("Match wants generated negatives, the batch has none. Give its Collator negatives=N.")
             ids, mask = torch.cat([ids, batch.negative_ids]), torch.cat([mask, batch.negative_mask])
-        texts = len(batch.token_ids)
-        image, text = self._image_tokens.student(self.model, batch), self.model.encode_text(ids, mask)
-        distill = self.distill_weight()
-        with torch.no_grad():
-            teach_masked = distill > 0 and any(isinstance(o, MaskedWords) for o in self.objectives())
-            rows = slice(2 * texts if teach_masked else texts)
-            teacher_image = self._image_tokens.teacher(self.model, self.teacher, batch, image)
-            teacher_text = text[rows] if is_frozen(self.model.text) else self.teacher.encode_text(ids[rows], mask[rows])
-            teacher_image_feature = self.teacher.project_image(teacher_image)[batch.text_image].float()
-            teacher_text_feature = self.teacher.project_text(teacher_text[:texts], mask[:texts]).float()
-            keys = [
-                comm.gather_no_grad(part)
-                for part in (teacher_image_feature, teacher_text_feature, batch.image_key[batch.text_image])
-            ]
-        self._features.append((keys[0], keys[1], keys[2]))
-
-        @cache
-        def teacher_masked_states() -> Tensor:
-            masked = slice(texts, 2 * texts)
-            return self.teacher.fuse(teacher_text[masked], mask[masked], teacher_image, batch.text_image).hidden
-
-        return AlignScene(
-            batch=batch,
-            image=image,
-            text=text,
-            text_mask=mask,
-            image_feature=self.model.project_image(image)[batch.text_image].float(),
-            text_feature=self.model.project_text(text[:texts], mask[:texts]).float(),
-            teacher_image_feature=teacher_image_feature,
-            teacher_text_feature=teacher_text_feature,
-            image_keys=torch.cat([keys[0], self.queue.image]),
-            text_keys=torch.cat([keys[1], self.queue.text]),
-            key_id=torch.cat([keys[2], self.queue.key_id]),
-            offset=comm.rank() * texts,
-            temperature=self.model.temperature,
-            distill=distill,
-            total_texts=totals[0],
-            total_masked=totals[1],
-            total_words=totals[2],
-            total_negatives=totals[3],
-            teacher_masked_states=teacher_masked_states,
-            teacher=self.teacher,
-            model=self.model,
-            negatives_at=negatives_at,
-        )
+        return ids, mask, negatives_at
