@@ -1,4 +1,4 @@
-"""The command line: demo, train, eval, predict, convert, data check, bench.
+"""The command line: demo, train, eval, predict, convert, data, bench.
 
 Every command is a typed function or dataclass that tyro turns into flags. What a user can mend is raised as a
 `WordregionError` and leaves as one line on stderr with exit status 2.
@@ -39,9 +39,11 @@ usage: wordregion COMMAND ...
   demo               train a small ALBEF on built-in scenes, write a report (about 5 minutes on 2 cores)
   train RECIPE       train a recipe: a built-in name, or my_file.py:my_function
   eval RUN           measure a trained run on its task
+  eval compositional RUN  does it tell a caption from one that says almost the same?
   predict heatmap    draw where a trained run looks for each word of a text
   convert IN OUT     a released checkpoint to a model folder of ours, or back
   data check SOURCE  read a data set, count what is in it, list what is broken
+  data neggen SOURCE make false captions for training with FG-ITM
   bench [NAME]       the benchmarks of a checkout
 
 Every command explains itself:  wordregion train --help
@@ -67,6 +69,14 @@ examples:
   wordregion train albef_demo --steps 200 --out runs/first
   wordregion train albef_demo --out runs/first --resume
   wordregion train my_recipes.py:small --data captions.jsonl --lr 3e-4 --precision bf16
+"""
+
+DATA_HELP = """usage: wordregion data ACTION SOURCE [flags]
+
+  check SOURCE    read a data set, count what is in it, list what is broken
+  neggen SOURCE   make false captions of a data set's captions, for training with FG-ITM
+
+Every action explains itself:  wordregion data check --help
 """
 
 BOX = re.compile(r"[╭╮╰╯│┃]|\x1b\[[0-9;]*m")
@@ -141,6 +151,40 @@ class EvalFlags:
     """cpu, cuda, cuda:1 ... (default: a GPU where there is one)"""
     out: Path | None = None
     """JSON file to write (default: RUN/eval.json)"""
+
+
+@dataclass(frozen=True)
+class CompositionalFlags:
+    """Asks a trained model whether each picture fits its caption better than a false one that says almost the same.
+
+    The contrast and the match head are judged apart, and beside them what the texts alone give away.
+
+    Examples: `wordregion eval compositional runs/mine`,
+    `wordregion eval compositional runs/mine --data sugar_crepe/ --images val2017/ --lm bert-base-uncased`
+    """
+
+    run: Positional[Path]
+    """folder of a run, or of a model that `wordregion convert` wrote"""
+    data: str = "scenes"
+    """scenes, or a file or folder of SugarCrepe, Winoground, ARO, VALSE or VL-CheckList"""
+    images: Path | None = None
+    """folder or tar of the pictures, if they are not beside --data"""
+    available: bool = False
+    """leave out the cases whose pictures are not there"""
+    lm: str | None = None
+    """masked language model for the text-only baseline 'likelier': a hub name or a folder"""
+    vocab: str = "bert-base-uncased"
+    """vocabulary of a converted model, which has no recipe to name it"""
+    protocol: str = "raw"
+    """first part of every metric's name: raw, or finetuned_on_X"""
+    batch: int = 32
+    """pictures at a time"""
+    workers: int = 0
+    """loader processes"""
+    device: str | None = None
+    """cpu, cuda, cuda:1 ... (default: a GPU where there is one)"""
+    out: Path | None = None
+    """JSON file to write (default: RUN/compositional.json)"""
 
 
 @dataclass(frozen=True)
@@ -269,7 +313,42 @@ def _train(args: list[str]) -> int:
     return 0 if result.signal is None else 128 + result.signal
 
 
+def _eval_compositional(args: list[str]) -> int:
+    flags = _parse(CompositionalFlags, "wordregion eval compositional", args)
+    if flags is None:
+        return 0
+    from wordregion.data.datasets.compositional import Contests, open_contests
+    from wordregion.data.masked_lm import open_lm
+    from wordregion.data.sentences import SentenceCollator
+    from wordregion.evaluate.compositional import evaluate_compositional
+
+    device = _device(flags.device)
+    dataset = open_contests(flags.data, flags.images, flags.available)
+    model, tokenizer, transform = _trained(flags.run, flags.vocab, device)
+    found = evaluate_compositional(
+        model,
+        dataset,
+        SentenceCollator(tokenizer),
+        transform,
+        batch=flags.batch,
+        protocol=flags.protocol,
+        workers=flags.workers,
+        device=device,
+        lm=None if flags.lm is None else open_lm(flags.lm, device),
+    )
+    left_out = dataset.left_out if isinstance(dataset, Contests) else 0
+    print(f"{flags.run} on {found.items}" + (f" ({left_out:,} left out: no picture)" if left_out else ""))
+    print_metrics(found.metrics)
+    out = flags.out or flags.run / "compositional.json"
+    content = {"run": str(flags.run), "data": flags.data, "items": found.items, "left_out": left_out}
+    write_json(out, content | {"metrics": found.metrics})
+    print(f"written: {out}")
+    return 0
+
+
 def _eval(args: list[str]) -> int:
+    if args[:1] == ["compositional"]:
+        return _eval_compositional(args[1:])
     flags = _parse(EvalFlags, "wordregion eval", args)
     if flags is None:
         return 0
@@ -367,11 +446,51 @@ def _trained(run: Path, vocab: str, device: "torch.device") -> tuple[Any, Any, A
 
 
 def _data(args: list[str]) -> int:
-    if args[:1] != ["check"]:
-        if args and args[0] not in ("-h", "--help"):
-            raise UsageError(f"data: unknown action '{args[0]}'. Use: wordregion data check SOURCE")
-        args = ["check", "--help"]
-    flags = _parse(CheckFlags, "wordregion data check", args[1:])
+    actions = {"check": _data_check, "neggen": _data_neggen}
+    if not args or args[0] in ("-h", "--help"):
+        print(DATA_HELP, end="")
+        return 0
+    if args[0] not in actions:
+        raise UsageError(_unknown("action of data", args[0], actions))
+    return actions[args[0]](args[1:])
+
+
+def _data_neggen(args: list[str]) -> int:
+    from wordregion.neggen import MatchJudge, NegGenFlags, caption_lm, run_neggen
+
+    flags = _parse(NegGenFlags, "wordregion data neggen", args)
+    if flags is None:
+        return 0
+    from wordregion.data.datasets.opening import open_source
+    from wordregion.data.masked_lm import fingerprint, open_lm
+    from wordregion.data.negatives import NegGen
+    from wordregion.data.tagging import SpacyTagger
+    from wordregion.distributed import comm
+
+    settings = NegGen(flags.count, flags.share, flags.top, flags.threshold, flags.seed)
+    _folder(flags.out)
+    comm.init_from_env()
+    device = _device(flags.device)
+    tagger = SpacyTagger(flags.tagger)
+    dataset = open_source(flags.source, flags.images)
+    judge = name = None
+    if flags.filter is not None:
+        model, tokenizer, transform = _trained(flags.filter, flags.vocab, device)
+        judge, name = MatchJudge(model, tokenizer, transform), fingerprint(model)
+    own = flags.lm == "captions"
+    lm = caption_lm(dataset, flags.out / "lm", flags.lm_steps, flags.seed, device) if own else open_lm(flags.lm, device)
+    summary = run_neggen(dataset, flags.out, settings, tagger, tagger.name, lm, judge, name)
+    if summary is not None:
+        print(
+            f"{summary.captions:,} captions, {summary.kept:,} false ones kept, {summary.dropped:,} dropped "
+            f"({100 * summary.share_dropped:.1f} %), {summary.broken:,} broken records\n"
+            f"written: {flags.out} (version {summary.version}); read {flags.out / 'report.html'}"
+        )
+    return 0
+
+
+def _data_check(args: list[str]) -> int:
+    flags = _parse(CheckFlags, "wordregion data check", args)
     if flags is None:
         return 0
     from wordregion.data.check import check, contact_sheet
