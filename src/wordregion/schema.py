@@ -74,6 +74,21 @@ class Dataset(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Regions:
+    """The texts of a batch that describe a region of their image. Letters: R such texts.
+
+    Attributes:
+        text: (R,) ascending.
+        image: (R,) image of each.
+        box: (R, 4) xyxy in [0, 1]; the box around all boxes of the text.
+    """
+
+    text: Int[Tensor, "R"]
+    image: Int[Tensor, "R"]
+    box: Float[Tensor, "R 4"]
+
+
 @dataclass(kw_only=True)
 class Batch:
     """Samples as flat tensors linked by indices; nothing is nested.
@@ -83,6 +98,8 @@ class Batch:
     Attributes:
         image: (I, 3, H, W) normalised pixels.
         image_key: (I,) identity of each image in its data set: equal keys are the same picture.
+        image_size: (I, 2) height and width of each picture in pixels; right of it and below, `image` is zero padding.
+            Boxes are in [0, 1] of the picture. None = every picture fills H x W.
         token_ids: (T, L) token ids, padded.
         token_mask: (T, L) True at real tokens.
         text_image: (T,) index of the image that each text belongs to.
@@ -111,12 +128,26 @@ class Batch:
     negative_ids: Int[Tensor, "F L"] | None = None
     negative_mask: Bool[Tensor, "F L"] | None = None
     negative_text: Int[Tensor, "F"] | None = None
+    image_size: Int[Tensor, "I 2"] | None = None
     grounding_text: Int[Tensor, "G"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
     grounding_tokens: Bool[Tensor, "G L"] | None = None
     box: Float[Tensor, "X 4"] = field(default_factory=lambda: torch.zeros(0, 4))
     box_grounding: Int[Tensor, "X"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
     target: dict[str, Any] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()
+
+    def regions(self) -> Regions:
+        """The texts that as a whole, and not by a phrase of theirs, have boxes; all others describe their image."""
+        if self.grounding_tokens is None or not len(self.box):
+            return Regions(self.text_image[:0], self.text_image[:0], self.box[:0])
+        whole_G = self.grounding_tokens[:, 0]  # [CLS] is in no phrase
+        of_whole_X = whole_G[self.box_grounding]
+        box = self.box[of_whole_X]
+        text, place = self.grounding_text[self.box_grounding[of_whole_X]].unique(return_inverse=True)
+        place_X2 = place[:, None].expand(-1, 2)
+        low = box.new_ones(len(text), 2).scatter_reduce(0, place_X2, box[:, :2], "amin")
+        high = box.new_zeros(len(text), 2).scatter_reduce(0, place_X2, box[:, 2:], "amax")
+        return Regions(text, self.text_image[text], torch.cat([low, high], dim=1))
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch with every tensor on `device` (asynchronous where the memory is pinned)."""
