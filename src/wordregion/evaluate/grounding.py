@@ -36,8 +36,6 @@ from wordregion.schema import Batch, Box, Dataset
 Mode = Literal["itm", "itc"]
 PAIRS_AT_ONCE = 128
 """Pairs whose attention and gradient are held at a time."""
-PASSES_AT_ONCE = 16
-"""Pairs that each need a pass of their own through the image encoder (itc, ViT)."""
 CENTRE = (0.5, 0.5)
 
 
@@ -157,9 +155,8 @@ def phrase_maps(
     hidden_TLD = model.encode_text(batch.token_ids, batch.token_mask)
     if mode == "itc":
         text_TE = model.project_text(hidden_TLD, batch.token_mask)
-        parts = torch.arange(len(text_TE), device=text_TE.device).split(PASSES_AT_ONCE)
-        maps = [similarity_maps(model, batch.image, text_TE[rows], batch.text_image[rows], layer) for rows in parts]
-        return torch.cat(maps)[batch.grounding_text]
+        maps_TYX = similarity_maps(model, batch.image, text_TE, batch.text_image, layer)
+        return maps_TYX[batch.grounding_text]
     image_INV = model.encode_image(batch.image)
     maps = []
     for rows in torch.arange(len(hidden_TLD), device=hidden_TLD.device).split(PAIRS_AT_ONCE):

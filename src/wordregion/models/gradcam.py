@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from wordregion.errors import UsageError
 from wordregion.models.fusion import FusionModel
 
+PAIRS_AT_ONCE = 16
+"""Pairs whose pass through the image encoder (ViT) or copy of its grid (CNN) is held at a time."""
+
 
 @dataclass(frozen=True, slots=True)
 class MatchAttention:
@@ -130,22 +133,29 @@ def similarity_maps(
     Raises:
         UsageError: if there is no such layer, or the backbone has neither a [CLS] nor a mean as its summary.
     """
-    text = text_PE.detach()
-    with torch.enable_grad():
-        if model.vision.prefix_tokens:
-            # every pair has a pass of its own: its score must not leave a gradient in another pair's attention
-            tokens, weight = _vit_attention(model, image_I3HW[image_index_P], layer)
-            (gradient,) = torch.autograd.grad(_similarity(model, tokens, text).sum(), weight)
-            prefix = model.vision.prefix_tokens
-            cam = weight.detach()[:, :, 0, prefix:] * gradient[:, :, 0, prefix:].clamp(min=0)
-            return _as_grid(cam.mean(1))
-        with torch.no_grad():
-            grid = model.encode_image(image_I3HW)[image_index_P, 1:]
-        grid.requires_grad_()
-        tokens = torch.cat([grid.mean(1, keepdim=True), grid], dim=1)
-        (gradient,) = torch.autograd.grad(_similarity(model, tokens, text).sum(), grid)
-        channel_weight = gradient.mean(1, keepdim=True)
-        return _as_grid((grid.detach() * channel_weight).sum(-1).clamp(min=0))
+    text, parts = text_PE.detach(), torch.arange(len(text_PE), device=text_PE.device).split(PAIRS_AT_ONCE)
+    if model.vision.prefix_tokens:
+        return torch.cat([_vit_maps(model, image_I3HW[image_index_P[rows]], text[rows], layer) for rows in parts])
+    with torch.no_grad():
+        grid_INV = model.encode_image(image_I3HW)[:, 1:]
+    return torch.cat([_cnn_maps(model, grid_INV[image_index_P[rows]], text[rows]) for rows in parts])
+
+
+@torch.enable_grad()
+def _vit_maps(model: FusionModel, image_P3HW: Tensor, text_PE: Tensor, layer: int | None) -> Tensor:
+    # every pair has a pass of its own: its score must not leave a gradient in another pair's attention
+    tokens, weight = _vit_attention(model, image_P3HW, layer)
+    (gradient,) = torch.autograd.grad(_similarity(model, tokens, text_PE).sum(), weight)
+    prefix = model.vision.prefix_tokens
+    return _as_grid((weight.detach()[:, :, 0, prefix:] * gradient[:, :, 0, prefix:].clamp(min=0)).mean(1))
+
+
+@torch.enable_grad()
+def _cnn_maps(model: FusionModel, grid_PNV: Tensor, text_PE: Tensor) -> Tensor:
+    grid = grid_PNV.requires_grad_()
+    tokens = torch.cat([grid.mean(1, keepdim=True), grid], dim=1)
+    (gradient,) = torch.autograd.grad(_similarity(model, tokens, text_PE).sum(), grid)
+    return _as_grid((grid.detach() * gradient.mean(1, keepdim=True)).sum(-1).clamp(min=0))
 
 
 def _similarity(model: FusionModel, image_PNV: Tensor, text_PE: Tensor) -> Tensor:
