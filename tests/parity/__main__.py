@@ -8,7 +8,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tests.parity import albef_entailment, albef_gradcam, albef_nlvr, albef_pretrain, albef_retrieval, albef_vqa
+from tests.parity import (
+    albef_entailment,
+    albef_gradcam,
+    albef_nlvr,
+    albef_pretrain,
+    albef_retrieval,
+    albef_vqa,
+    xvlm_captioning,
+)
 from tests.parity.golden import Golden, compare
 
 GROUPS = {
@@ -19,6 +27,7 @@ GROUPS = {
     "vqa": albef_vqa.arrays,
     "nlvr": albef_nlvr.arrays,
     "nlvr_pretrain": albef_nlvr.arrays,
+    "captioning": xvlm_captioning.arrays,
 }
 
 

@@ -157,7 +157,7 @@ def beam_search(
             best.close(float(found[q, 0]) / scale)
         if all(best.done for best in finished):
             break
-        order = ended.int().argsort(1, stable=True)[:, :B]  # a beam ends at most once: B of 2 B go on
+        order = ended.int().argsort(dim=1, stable=True)[:, :B]  # a beam ends at most once: B of 2 B go on
         score_QB, row, word = found.gather(1, order), row.gather(1, order).flatten(), word.gather(1, order)
         model.keep(row)
         new = word.reshape(-1, 1)
@@ -167,9 +167,7 @@ def beam_search(
         for b in range(B if not best.done else 0):
             best.add(float(score_QB[q, b]) / scale, ids[q * B + b], False)
     begin, chosen = len(prompt_M), [best.texts[-1] for best in finished]
-    means = [
-        score * len(tokens) ** length_power / (len(tokens) - begin + ended) for score, tokens, ended in chosen
-    ]
+    means = [score * len(tokens) ** length_power / (len(tokens) - begin + ended) for score, tokens, ended in chosen]
     return Texts([c[1][begin:].tolist() for c in chosen], [c[2] for c in chosen], torch.tensor(means, device=device))
 
 

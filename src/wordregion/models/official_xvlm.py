@@ -17,7 +17,15 @@ from wordregion.models.layout import (
     halved,
     word_head,
 )
-from wordregion.models.zoo import for_locating, for_questions, for_retrieval, for_two_images, xvlm_base, xvlm_clip
+from wordregion.models.zoo import (
+    for_captioning,
+    for_locating,
+    for_questions,
+    for_retrieval,
+    for_two_images,
+    xvlm_base,
+    xvlm_clip,
+)
 
 SWIN = r"swin.*"
 SWIN_NAMES = {
@@ -55,6 +63,11 @@ def _random(image_size: int) -> FusionModel:
 
 def _mlp(ours: str, theirs: str) -> dict[str, str]:
     return {f"{ours}hidden.": f"{theirs}0.", f"{ours}norm.": f"{theirs}1.", f"{ours}out.": f"{theirs}3."}
+
+
+def _encoder_from_decoder(key: str) -> str:
+    """The captioning model is the pre-trained one, with its text encoder called a decoder."""
+    return key.replace("text_decoder.", "text_encoder.", 1)
 
 
 HEADS = _mlp("heads.match.", "itm_head.") | _mlp("heads.box.mlp.", "bbox_head.")
@@ -134,5 +147,15 @@ XVLM: dict[str, Layout] = {
         momentum=(),
         seed=halved,
         new=("heads.assign.", "temperature", "text_proj."),
+    ),
+    "xvlm/captioning": Layout(
+        build=lambda size: for_captioning(_random(size)),
+        backbone=SWIN,
+        image_size=384,
+        prefixes=SWIN_NAMES | {"text.body.": "text_decoder.bert."} | word_head("heads.mask.", "text_decoder."),
+        stacks=(Stack(r"fusion\.layers\.(\d+)\.", "text_decoder.bert.encoder.layer.", TEXT_LAYERS),),
+        momentum=(),
+        seed=_encoder_from_decoder,
+        new=tuple(CONTRAST),
     ),
 }

@@ -191,6 +191,12 @@ def for_retrieval(model: FusionModel) -> FusionModel:
     return model
 
 
+def for_captioning(model: FusionModel) -> FusionModel:
+    """Leaves a model its masked-word head only: run from left to right, it writes captions (`models.caption`)."""
+    model.heads = nn.ModuleDict({"mask": model.heads["mask"]})
+    return model
+
+
 def for_replaced_words(model: FusionModel) -> FusionModel:
     """Turns a model for pre-training into VL-Match's: a generator on the text encoder (``generate``) and a detector of
     replaced words on the fusion encoder (``replaced``) in the place of the masked-word head; changed in place.
