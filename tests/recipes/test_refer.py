@@ -13,7 +13,7 @@ from wordregion.recipes import BUILTIN
 from wordregion.recipes.refer import refer_refcoco_plus, refer_scenes
 
 
-def test_a_step_on_scenes_reaches_the_cross_attention() -> None:
+def test_a_step_on_scenes_reaches_the_image_encoder() -> None:
     recipe = BUILTIN["refer_scenes"](10)
     torch.manual_seed(0)
     task = recipe.task.build(recipe.model())
@@ -22,9 +22,8 @@ def test_a_step_on_scenes_reaches_the_cross_attention() -> None:
     assert len(batch.token_ids) == 9
     output = task.train()(batch, task.counts(batch))
     output.loss.backward()
-    assert {"contrast", "match", "masked_words"} <= set(output.metrics)
-    assert task.model.fusion.layers[0].cross.q.weight.grad.abs().sum() > 0
-    assert len(task.model.fusion.layers) > 1  # words have maps
+    assert "contrast" in output.metrics
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in task.model.vision.parameters())
 
 
 def test_refcoco_plus_has_the_published_settings(tmp_path) -> None:

@@ -6,14 +6,14 @@ from pathlib import Path
 from wordregion.data.collate import Collator
 from wordregion.data.datasets.refer import Referring
 from wordregion.data.scene_phrases import ScenePhrases
-from wordregion.data.tokens import Masking, Tokenizer
+from wordregion.data.tokens import Tokenizer
 from wordregion.data.transforms import EvalTransform, TrainTransform
 from wordregion.errors import UsageError
 from wordregion.evaluate.grounding import evaluate_grounding
 from wordregion.models.fusion import FusionModel
 from wordregion.models.store import start_from
 from wordregion.models.zoo import albef_base, albef_tiny_conv, for_retrieval
-from wordregion.objectives import Contrast, MaskedWords, Match
+from wordregion.objectives import Contrast, Match
 from wordregion.recipes.recipe import AdamW, Data, Recipe, Run
 from wordregion.tasks.align import Align
 
@@ -77,7 +77,7 @@ def _pretrained(checkpoint: Path) -> FusionModel:
 def refer_scenes(scenes: int = 100_000) -> Recipe:
     """A small model on captions and phrases of the built-in scenes, from nothing, without a box.
 
-    Negatives are drawn uniformly, since "the red circle" is true of the most alike scenes too.
+    In so short a run the contrast learns to locate and a match head hardly starts, so the maps are the contrast's.
 
     Args:
         scenes: number of different training scenes.
@@ -87,9 +87,9 @@ def refer_scenes(scenes: int = 100_000) -> Recipe:
     plain = EvalTransform(pixels, CENTRED, CENTRED)  # drawn scenes vary without augmentation
     return Recipe(
         name="refer_scenes",
-        model=partial(albef_tiny_conv, tokenizer.vocab_size, pixels, fusion_layers=2),
+        model=partial(albef_tiny_conv, tokenizer.vocab_size, pixels),
         task=Align(
-            objectives=(Contrast(same_image_positives=True), Match(hardness=0.0), MaskedWords()),
+            objectives=(Contrast(same_image_positives=True),),
             momentum=0.5,
             queue_size=0,
             distill=0.0,
@@ -97,11 +97,11 @@ def refer_scenes(scenes: int = 100_000) -> Recipe:
         data=Data(
             train=partial(ScenePhrases, "train", scenes, image_size=pixels, captions=2),
             transform=plain,
-            collator=partial(Collator, tokenizer, Masking(), texts_per_image=3),
+            collator=partial(Collator, tokenizer, texts_per_image=3),
             evaluate=partial(ScenePhrases, "val", 256, image_size=pixels),
             eval_transform=plain,
         ),
-        optim=AdamW(lr=1e-3, betas=(0.9, 0.98), warmup=50, final=0.01, lr_scale=(("temperature", 0.02),)),
+        optim=AdamW(lr=2e-3, betas=(0.9, 0.98), warmup=50, final=0.01, lr_scale=(("temperature", 0.02),)),
         run=Run(steps=600, batch=64, clip=1.0, workers=1, log_every=10, save_every=1000),
-        evaluation=evaluate_grounding,
+        evaluation=partial(evaluate_grounding, mode="itc"),
     )
