@@ -1,4 +1,4 @@
-"""Single predictions for people, drawn: where a trained model looks for each word of a text."""
+"""Single predictions for people: where a trained model looks for each word of a text, and what it says of a picture."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +10,17 @@ from PIL import Image
 from torch import Tensor
 from tyro.conf import Positional, arg
 
+from wordregion.data.captions import PROMPT, prompt_tokens
 from wordregion.data.files import existing_file
 from wordregion.data.images import decode
 from wordregion.data.loader import Transform
 from wordregion.data.tokens import Encoded, Tokenizer
 from wordregion.draw import heat_map, labelled_grid
 from wordregion.errors import UsageError
+from wordregion.evaluate.vqa import written
+from wordregion.models.caption import CaptionWriter
 from wordregion.models.fusion import FusionModel
+from wordregion.models.generate import Limits, beam_search
 from wordregion.models.gradcam import check_words_count, match_attention, similarity_maps, text_maps, token_maps
 from wordregion.schema import Grounding, Sample
 
@@ -158,3 +162,71 @@ def draw_heatmap(picture: Image.Image, maps: list[WordMap], side: int = 260) -> 
         strength = f"  {float(found.map.max()) / peak:.2f}" if index and peak > 0 else ""
         tiles.append((drawn, found.words + strength))
     return labelled_grid(tiles)
+
+
+@dataclass(frozen=True)
+class CaptionFlags:
+    """Describes a picture, by beam search.
+
+    Examples: `wordregion predict caption boat.jpg --run runs/caption`,
+    `wordregion predict caption boat.jpg --run runs/caption --beams 5 --penalty 1.2`
+    """
+
+    image: Positional[Path]
+    """picture file"""
+    run: Path
+    """folder of a run, or of a model that `wordregion convert` wrote"""
+    beams: int = 3
+    """texts followed at the same time; 1 = greedy"""
+    max_tokens: int = 20
+    """longest caption, [CLS] and prompt counted"""
+    min_tokens: int = 5
+    """shortest caption, counted likewise"""
+    penalty: float = 1.0
+    """against repetition: above 1, a word that is there already becomes less probable"""
+    prompt: str = PROMPT
+    """how captions began in training"""
+    vocab: str = "bert-base-uncased"
+    """vocabulary of a converted model, which has no recipe to name it: a hub name, a folder or a vocab.txt"""
+    device: str | None = None
+    """cpu, cuda, cuda:1 ... (default: a GPU where there is one)"""
+
+
+def check_caption(flags: CaptionFlags) -> Image.Image:
+    """The picture, before anything large is loaded.
+
+    Raises:
+        UsageError: for a missing picture, or numbers out of range.
+        DataError: for a file that is no sound picture.
+    """
+    if flags.beams < 1 or flags.max_tokens < 1 or flags.min_tokens < 0 or not flags.penalty > 0:
+        raise UsageError(
+            f"caption: beams={flags.beams}, max_tokens={flags.max_tokens}, min_tokens={flags.min_tokens}, "
+            f"penalty={flags.penalty}: beams >= 1, max_tokens >= 1, min_tokens >= 0 and penalty > 0 must hold."
+        )
+    return decode(existing_file(flags.image, "a picture").read_bytes(), str(flags.image))
+
+
+def describe(
+    model: FusionModel, tokenizer: Tokenizer, transform: Transform, picture: Image.Image, flags: CaptionFlags
+) -> str:
+    """The caption that beam search finds.
+
+    Args:
+        model: with a masked-word head, in evaluation mode.
+        tokenizer: of the captions.
+        transform: makes the picture a normalised tensor of the model's size.
+        picture: RGB.
+        flags: how to search.
+
+    Raises:
+        UsageError: if the model writes no captions, or the prompt leaves no room.
+    """
+    device = next(model.parameters()).device
+    sample = transform(Sample("picture", (picture,), ()), np.random.default_rng(0))
+    limits = Limits(tokenizer.sep_id, flags.max_tokens, flags.min_tokens, flags.penalty)
+    with torch.no_grad():
+        image = model.encode_image(torch.as_tensor(sample.images[0])[None].to(device))
+    prompt = prompt_tokens(tokenizer, flags.prompt).to(device)
+    found = beam_search(CaptionWriter(model, image), prompt, 1, flags.beams, limits)
+    return written(tokenizer.decode(found.ids[0]))

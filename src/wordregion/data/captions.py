@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from wordregion.data.collate import Item, different_captions, targets
@@ -42,7 +43,7 @@ class CaptionCollator:
     @cached_property
     def prompt_ids(self) -> Tensor:
         """(M,) tokens that every caption begins with, [CLS] first."""
-        return self.tokenizer([self.prompt]).ids[0, :-1]
+        return prompt_tokens(self.tokenizer, self.prompt)
 
     def check(self, sample: Sample, where: str) -> None:
         """Raises DataError if a sample has no caption of the whole image."""
@@ -67,3 +68,9 @@ class CaptionCollator:
             target=targets(samples) | {"references": references, "id": [s.id for s in samples]},
             skipped=tuple(skipped),
         )
+
+
+def prompt_tokens(tokenizer: Tokenizer, prompt: str) -> Int[Tensor, "M"]:
+    """The tokens that every caption begins with, [CLS] first, without an end."""
+    encoded = tokenizer([prompt])
+    return encoded.ids[0, : -1 if tokenizer.sep else None]
