@@ -41,6 +41,7 @@ usage: wordregion COMMAND ...
   eval RUN           measure a trained run on its task
   eval compositional RUN  does it tell a caption from one that says almost the same?
   predict heatmap    draw where a trained run looks for each word of a text
+  predict caption    describe a picture
   convert IN OUT     a released checkpoint to a model folder of ours, or back
   data check SOURCE  read a data set, count what is in it, list what is broken
   data neggen SOURCE make false captions for training with FG-ITM
@@ -408,13 +409,31 @@ def _eval(args: list[str]) -> int:
 
 
 def _predict(args: list[str]) -> int:
-    if args[:1] != ["heatmap"]:
-        if args and args[0] not in ("-h", "--help"):
-            raise UsageError(f"predict: unknown action '{args[0]}'. Use: wordregion predict heatmap IMAGE TEXT")
-        args = ["heatmap", "--help"]
+    actions = {"heatmap": _predict_heatmap, "caption": _predict_caption}
+    if not args or args[0] in ("-h", "--help"):
+        listed = "\n".join(f"  wordregion predict {name} --help" for name in actions)
+        print(f"usage: wordregion predict ACTION IMAGE ...\n\nEvery action explains itself:\n{listed}")
+        return 0
+    if args[0] not in actions:
+        raise UsageError(_unknown("action", args[0], actions) + " Use: wordregion predict ACTION IMAGE")
+    return actions[args[0]](args[1:])
+
+
+def _predict_caption(args: list[str]) -> int:
+    from wordregion.predict import CaptionFlags, check_caption, describe
+
+    flags = _parse(CaptionFlags, "wordregion predict caption", args)
+    if flags is None:
+        return 0
+    picture = check_caption(flags)
+    print(describe(*_trained(flags.run, flags.vocab, _device(flags.device)), picture, flags))
+    return 0
+
+
+def _predict_heatmap(args: list[str]) -> int:
     from wordregion.predict import HeatmapFlags, check_heatmap, draw_heatmap, word_maps
 
-    flags = _parse(HeatmapFlags, "wordregion predict heatmap", args[1:])
+    flags = _parse(HeatmapFlags, "wordregion predict heatmap", args)
     if flags is None:
         return 0
     picture = check_heatmap(flags)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from wordregion.recipes.albef import albef_4m, albef_demo
+from wordregion.recipes.caption import caption_coco, caption_coco_cider, caption_scenes, caption_scenes_cider
 from wordregion.recipes.entailment import entail_scenes, entail_snli_ve
 from wordregion.recipes.flickr_small import flickr_frozen, flickr_small
 from wordregion.recipes.nlvr import nlvr2, nlvr2_pretrain, nlvr_scenes
@@ -28,6 +29,10 @@ BUILTIN: dict[str, Callable[..., Recipe]] = {
     "retrieval_scenes": retrieval_scenes,
     "entail_snli_ve": entail_snli_ve,
     "entail_scenes": entail_scenes,
+    "caption_coco": caption_coco,
+    "caption_coco_cider": caption_coco_cider,
+    "caption_scenes": caption_scenes,
+    "caption_scenes_cider": caption_scenes_cider,
     "refer_refcoco_plus": refer_refcoco_plus,
     "refer_scenes": refer_scenes,
     "vqa_v2": vqa_v2,
