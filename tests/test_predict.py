@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+import wordregion.data.tokens
 from wordregion.cli import main
 from wordregion.data.tokens import Tokenizer
 from wordregion.data.transforms import EvalTransform
@@ -136,4 +137,33 @@ def test_one_clear_line_for_each_mistake(places, arguments, told, monkeypatch, c
 
 def test_other_actions_are_named(capsys):
     assert main(["predict", "future"]) == 2
-    assert "predict heatmap" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "heatmap, caption" in told
+    assert len(told.splitlines()) == 1
+
+
+@pytest.mark.parametrize("run", ["run", "model"])
+def test_a_picture_is_described(places, run, monkeypatch, capsys):
+    monkeypatch.chdir(places)
+    vocab = str(Path(wordregion.data.tokens.__file__).parent / "scenes_vocab.txt")
+    flags = ["--run", run, "--vocab", vocab, "--max-tokens", "9", "--min-tokens", "7", "--device", "cpu"]
+    assert main(["predict", "caption", "wide.png", *flags]) == 0, capsys.readouterr()
+    words = capsys.readouterr().out.split()
+    assert len(words) <= 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["wide.png", "--beams", "0"], "beams >= 1"),
+        (["wide.png", "--max-tokens", "4"], "no room behind a prompt of 4 tokens"),
+        (["none.png"], "no such file"),
+        (["broken.png"], "no picture"),
+    ],
+)
+def test_one_clear_line_for_each_mistake_about_captions(places, arguments, told, monkeypatch, capsys):
+    monkeypatch.chdir(places)
+    assert main(["predict", "caption", *arguments, "--run", "run", "--device", "cpu"]) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert len(error.splitlines()) == 1
