@@ -28,7 +28,9 @@ def arrays(golden: Golden, names: list[str]) -> Iterator[tuple[str, Tensor]]:
         for run in dict.fromkeys(run for name in tuning if (run := _run_of(name))):
             yield from _tuning(golden, run, [name for name in tuning if _run_of(name) == run])
     if pretraining := [name for name in names if name.startswith("nlvr_pretrain")]:
-        yield from _pretraining(golden, pretraining)
+        ids = golden.inputs["captions_ids"]
+        pixels = images((4, 3, 256, 256))[: len(ids)]
+        yield from assign_text_arrays(golden, pretraining, ids, pixels, "albef/nlvr_pretrain")
 
 
 def _run_of(name: str) -> str | None:
@@ -90,10 +92,11 @@ def _tuning(golden: Golden, run: str, names: list[str]) -> Iterator[tuple[str, T
         yield from gradient_tables(golden, prefix, task.model, "albef/nlvr")
 
 
-def _pretraining(golden: Golden, names: list[str]) -> Iterator[tuple[str, Tensor]]:
+def assign_text_arrays(
+    golden: Golden, names: list[str], ids: list[list[int]], pixels: Tensor, layout: str
+) -> Iterator[tuple[str, Tensor]]:
     """The loss of the fixed draws; ``labels`` are the classes, ``image_index`` the two images of each text."""
-    ids = golden.inputs["captions_ids"]
-    batch = _batch(ids, images((4, 3, 256, 256))[: len(ids)], list(range(len(ids))))
+    batch = _batch(ids, pixels, list(range(len(ids))))
     coins = fixed_coins(golden.inputs["nlvr_pretrain_rand_sequence"], len(ids))
     seen: dict[str, Tensor] = {}
 
@@ -103,7 +106,7 @@ def _pretraining(golden: Golden, names: list[str]) -> Iterator[tuple[str, Tensor
         return seen["draws"]
 
     task = AssignTextTask(
-        released_model(golden, "nlvr_pretrain", "albef/nlvr_pretrain"),
+        released_model(golden, "nlvr_pretrain", layout),
         AssignText(coins=lambda texts, device: coins, draw=largest),
     ).eval()
     task.model.heads["assign"].register_forward_hook(lambda module, inputs, output: seen.update(logits=output))
@@ -124,7 +127,7 @@ def _pretraining(golden: Golden, names: list[str]) -> Iterator[tuple[str, Tensor
         elif last == "weights":
             yield name, seen["weights"]
     for prefix in _tables(names):
-        yield from gradient_tables(golden, prefix, task.model, "albef/nlvr_pretrain")
+        yield from gradient_tables(golden, prefix, task.model, layout)
 
 
 def _tables(names: list[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """Communication between processes; every function does nothing, or the obvious, without an initialised group."""
 
 import os
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,6 +52,23 @@ def gather_no_grad(tensor: Tensor) -> Tensor:
     parts = [torch.empty_like(tensor) for _ in range(world_size())]
     dist.all_gather(parts, tensor.detach().contiguous())
     return torch.cat(parts)
+
+
+def gather(tensor: Tensor) -> Tensor:
+    """Rows of all ranks, in rank order, with gradient: each rank's rows get what all ranks' losses owe to them."""
+    return _Gather.apply(tensor) if world_size() > 1 else tensor
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, tensor: Tensor) -> Tensor:
+        context.rows = len(tensor)
+        return gather_no_grad(tensor)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        own = rank() * context.rows
+        return all_reduce_sum(gradient)[own : own + context.rows]
 
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:

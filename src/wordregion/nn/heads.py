@@ -72,7 +72,7 @@ class BoxHead(nn.Module):
 
     def forward(self, cls_PD: Float[Tensor, "P D"]) -> Float[Tensor, "P 4"]:
         """An `MlpHead`, then the logistic function."""
-        return self.mlp(cls_PD).sigmoid()
+        return self.mlp(cls_PD).float().sigmoid()  # in bf16 a side would have 256 places
 
 
 class MaskHead(nn.Module):

@@ -13,12 +13,13 @@ from wordregion.objectives.scene import AlignScene, Losses, Pairs, row_range
 
 @dataclass(frozen=True)
 class Contrast:
-    """Images and their texts are closer than other images and texts, those of the queue included.
+    """Images, or regions, and their texts are closer than other ones, those of the queue included.
 
     Attributes:
         weight: factor of the loss.
         same_image_positives: every text of the same picture is a positive, in the batch and in the queue (ALBEF's
-            retrieval fine-tuning); otherwise only the text's own pair is (its pre-training).
+            retrieval fine-tuning), and of regions every one with the same box or the same words; otherwise only the
+            text's own pair is (its pre-training).
     """
 
     weight: float = 1.0
@@ -50,7 +51,7 @@ class Contrast:
     def _positives(self, scene: AlignScene) -> Tensor:
         """(T, K), rows sum to 1."""
         if self.same_image_positives:
-            same = (scene.text_id[:, None] == scene.key_id[None, :]).float()
+            same = scene.same_as_key.float()
             return same / same.sum(1, keepdim=True)
         positives = torch.zeros(scene.texts, len(scene.text_keys), device=scene.text_keys.device)
         positives[row_range(0, scene.texts, positives), row_range(scene.offset, scene.texts, positives)] = 1

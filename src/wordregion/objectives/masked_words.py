@@ -22,8 +22,8 @@ class MaskedWords:
     wants_masked = True
 
     def pairs(self, scene: AlignScene) -> Pairs:
-        """The masked copy of each text with its own image."""
-        return Pairs(row=row_range(scene.texts, scene.texts, scene.text), image=scene.batch.text_image)
+        """The masked copy of each text with its own image or region."""
+        return Pairs(row=row_range(scene.texts, scene.texts, scene.text), image=scene.view)
 
     def __call__(self, model: FusionModel, scene: AlignScene, fused: Fused | None) -> Losses:
         """Cross-entropy against the words and, by `scene.distill`, against the teacher's distribution."""
@@ -34,6 +34,7 @@ class MaskedWords:
         logits = model.heads["mask"](fused.hidden.flatten(0, 1)[at])
         opinion = None
         if scene.distill > 0:
+            assert scene.teacher is not None
             with torch.no_grad():
                 opinion = scene.teacher.heads["mask"](scene.teacher_masked_states().flatten(0, 1)[at])
         losses = masked_word_loss(logits, labels, opinion, scene.distill)

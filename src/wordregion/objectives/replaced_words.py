@@ -57,7 +57,7 @@ class ReplacedWords:
         drawn = draw_words(logits.detach(), self.temperature, self.draw)
         ids, replaced = put_words(batch.token_ids, batch.labels, drawn)
         scene.kept[self] = (logits, drawn, replaced)
-        return Pairs(row=scene.add_texts(ids, batch.token_mask), image=batch.text_image)
+        return Pairs(row=scene.add_texts(ids, batch.token_mask), image=scene.view)
 
     def __call__(self, model: FusionModel, scene: AlignScene, fused: Fused | None) -> Losses:
         """The generator's cross-entropy over masked positions, and the binary one over all words."""

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from wordregion.errors import UsageError
 from wordregion.models.fusion import FusionModel
-from wordregion.schema import Batch
+from wordregion.nn.regions import Views, has_local_layers, pool_regions
+from wordregion.schema import Batch, Regions
 
 AT_ONCE = 32
 """Images encoded at a time where tokens are kept: a batch for small heads may exceed what an encoder should hold."""
@@ -49,6 +50,26 @@ class ImageTokens:
                 for row, tokens in zip(rows, model.encode_image(batch.image[rows]), strict=True):
                     self._kept[keys[row]] = tokens.clone()
             return torch.stack([self._kept[key] for key in keys])
+
+    def views(self, model: FusionModel, batch: Batch, regions: Regions) -> Views:
+        """Tokens by the student of the images and of regions of them.
+
+        Raises:
+            UsageError: if tokens are kept and regions need layers of the encoder, or if it is trained.
+        """
+        if len(regions.text) and has_local_layers(model.vision):
+            if self.keep:
+                raise UsageError(
+                    "keep_image_tokens: a ViT needs its last layers for regions. Set it to False, or use a CNN or Swin."
+                )
+            return model.encode_views(batch.image, regions.box, regions.image)
+        return pool_regions(self.student(model, batch), regions.box, regions.image)
+
+    def teacher_views(
+        self, model: FusionModel, teacher: FusionModel, batch: Batch, regions: Regions, views: Views
+    ) -> Views:
+        """Views by the teacher: the student's own where its encoder is frozen, since neither moves."""
+        return views if is_frozen(model.vision) else ImageTokens().views(teacher, batch, regions)
 
     def teacher(
         self, model: FusionModel, teacher: FusionModel, batch: Batch, image_INV: Float[Tensor, "I N V"]
