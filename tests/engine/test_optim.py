@@ -39,6 +39,17 @@ def test_weight_decay_spares_vectors_only() -> None:
     assert grouped(AdamW(no_decay=("cls_token",)), Toy())["cls_token"] == (0.0, 1.0)
 
 
+def test_glip_decays_norms_and_moves_biases_twice_as_fast() -> None:
+    assert grouped(AdamW(weight_decay=0.1, no_decay=("bias",), decay_vectors=True, bias_scale=2.0), Toy()) == {
+        "vision.weight": (0.1, 1.0),
+        "vision.bias": (0.0, 2.0),
+        "norm.weight": (0.1, 1.0),
+        "norm.bias": (0.0, 2.0),
+        "temperature": (0.1, 1.0),
+        "cls_token": (0.1, 1.0),
+    }
+
+
 def test_frozen_parameters_are_left_out() -> None:
     model = Toy()
     optim.freeze(model, AdamW(freeze=("vision",)))

@@ -15,6 +15,7 @@ from tests.parity import (
     albef_pretrain,
     albef_retrieval,
     albef_vqa,
+    glip,
     xvlm_captioning,
 )
 from tests.parity.golden import Golden, compare
@@ -33,6 +34,8 @@ GROUPS = {
 
 def main(folder: Path, only: str = "") -> int:
     """Prints name, largest difference, tolerance and verdict of each array; returns how many failed."""
+    if glip.is_glip(folder):
+        return glip.main(folder, only)
     golden = Golden.read(folder)
     names = [name for name in golden.names() if name.startswith(only)]
     left, failures = set(names), 0
@@ -60,7 +63,7 @@ def main(folder: Path, only: str = "") -> int:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tests.parity", description=__doc__)
-    parser.add_argument("folder", type=Path, help="holds manifest.json, inputs.json, outputs.npz")
+    parser.add_argument("folder", type=Path, help="holds manifest.json, inputs.json, outputs.npz; or GLIP's files")
     parser.add_argument("--only", default="", help="compare only names that start with this, for example pretrain/")
     arguments = parser.parse_args()
     torch.set_num_threads(2)

@@ -31,6 +31,8 @@ from wordregion.data.prompts import (
 )
 from wordregion.data.tokens import Tokenizer
 from wordregion.evaluate.phrase_recall import find_phrase, recall
+from wordregion.losses.grounding import focal_loss
+from wordregion.nn.anchors import decode_boxes, encode_boxes
 from wordregion.recipes.recipe import AdamW
 
 DATA = Path(__file__).parent / "data" / "glip_data"
@@ -175,6 +177,20 @@ def schedule(golden: dict[str, float]) -> Iterator[Verdict]:
     )
 
 
+def box_coder(golden: dict[str, Any]) -> Iterator[Verdict]:
+    given = {name: torch.tensor(values) for name, values in golden.items()}
+    encoded = encode_boxes(given["gt"], given["anchors"])
+    yield near("box_coder/encoded", encoded, golden["encoded"], 1e-5)
+    yield near("box_coder/roundtrip", decode_boxes(encoded, given["anchors"]), golden["roundtrip"], 1e-4)
+    yield near("box_coder/decoded", decode_boxes(given["deltas"], given["anchors"]), golden["decoded"], 1e-3)
+
+
+def focal(golden: dict[str, Any]) -> Iterator[Verdict]:
+    logits, targets, mask = (torch.tensor(golden[name]) for name in ("logits", "targets", "mask"))
+    loss = focal_loss(logits, targets, golden["alpha"], golden["gamma"]) * mask[:, None]
+    yield near("focal/loss_sum", loss.sum(), golden["loss_sum"], 1e-5)
+
+
 def flickr_recall(golden: dict[str, Any]) -> Iterator[Verdict]:
     from xml.etree import ElementTree
 
@@ -221,6 +237,8 @@ ENTRIES: dict[str, Callable[[Any], Iterator[Verdict]]] = {
     "od_prompt_seeded": od_prompt_seeded,
     "od_simple": od_simple,
     "resize": resize,
+    "box_coder": box_coder,
+    "focal": focal,
     "lr_multistep_max_iter_10000": schedule,
     "flickr_recall": flickr_recall,
 }

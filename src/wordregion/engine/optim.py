@@ -29,7 +29,8 @@ def parameter_groups(model: nn.Module, optim: AdamW) -> list[dict]:
     """Trainable parameters by weight decay and learning rate scale, in a stable order.
 
     A vector of more than one number (bias, norm) is not decayed; everything else is, like in ALBEF, whose grouping
-    leaves out ``ndim == 1`` and so reaches the temperature, the class token and the position embeddings.
+    leaves out ``ndim == 1`` and so reaches the temperature, the class token and the position embeddings; see
+    `AdamW.no_decay` and `AdamW.decay_vectors`.
 
     Raises:
         UsageError: if a prefix in `lr_scale` fits no parameter, or nothing is trainable.
@@ -45,7 +46,8 @@ def parameter_groups(model: nn.Module, optim: AdamW) -> list[dict]:
                 break
         if not parameter.requires_grad:
             continue
-        vector = parameter.ndim == 1 and parameter.numel() > 1
+        scale *= optim.bias_scale if "bias" in name else 1.0
+        vector = parameter.ndim == 1 and parameter.numel() > 1 and not optim.decay_vectors
         decay = 0.0 if vector or any(part in name for part in optim.no_decay) else optim.weight_decay
         groups.setdefault((decay, scale), []).append(parameter)
     if unused:

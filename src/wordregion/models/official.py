@@ -1,7 +1,7 @@
 """The released checkpoints: how their parameters become ours and theirs again.
 
-The tables of names are in `official_albef` and `official_xvlm`, a `Layout` for each kind of checkpoint. Files were
-never at hand: the names come from the programs that write and read them.
+The tables of names are in `official_albef` and `official_xvlm`, a `Layout` for each kind of checkpoint, and in
+`official_glip`. Files were never at hand: the names come from the programs that write and read them.
 """
 
 import re
@@ -14,8 +14,10 @@ from torch import Tensor
 
 from wordregion.errors import CheckpointError, UsageError
 from wordregion.models.fusion import FusionModel
+from wordregion.models.grounder import Grounder
 from wordregion.models.layout import CONTRAST, PRETRAINED, Layout, copied
 from wordregion.models.official_albef import ALBEF
+from wordregion.models.official_glip import GLIP, fill_glip
 from wordregion.models.official_xvlm import XVLM
 from wordregion.models.report import LoadReport, fill
 from wordregion.nn.weights import read_weights
@@ -27,7 +29,7 @@ SCALARS_AND_ROWS = ("temp", "vision_encoder.class_embedding", "vision_encoder.po
 
 def load_official(
     source: str | Path | Mapping[str, Any], layout: str, image_size: int | None = None, momentum: bool = False
-) -> tuple[FusionModel, LoadReport]:
+) -> tuple[FusionModel | Grounder, LoadReport]:
     """The model of a released checkpoint, and what became of every tensor of it.
 
     A pre-training checkpoint fills the fine-tuning models too, as the original programs do it: position embeddings are
@@ -35,8 +37,8 @@ def load_official(
 
     Args:
         source: a file (opened safely) or a state dict; the tensors may sit under ``"model"``.
-        layout: ``"albef/pretrain"``, ``"albef/retrieval"``, ... : see `LAYOUTS`.
-        image_size: pixels; 384 if None, for the pre-trainings 256.
+        layout: ``"albef/pretrain"``, ``"albef/retrieval"``, ... : see `LAYOUTS`, and `GLIP`.
+        image_size: pixels; 384 if None, for the pre-trainings 256. GLIP takes images of any size.
         momentum: load the momentum copy; modules without one come from the student.
 
     Returns:
@@ -46,12 +48,17 @@ def load_official(
         UsageError: for an unknown layout.
         CheckpointError: if the file is missing, damaged or lacks a parameter.
     """
-    found = layout_named(layout)
-    model = found.build(image_size or found.image_size)
+    if layout in GLIP and (image_size is not None or momentum):
+        raise UsageError(f"{layout}: has no image size and no momentum copy. Leave them out.")
+    found = None if layout in GLIP else layout_named(layout)
     if isinstance(source, Mapping):
         state, name = source.get("model", source), "the state dict"
     else:
         state, name = read_weights(source), str(source)
+    if found is None:
+        grounder = GLIP[layout]()
+        return grounder.eval(), fill_glip(grounder, state, name)
+    model = found.build(image_size or found.image_size)
     return model.eval(), fill_official(model, state, layout, name, momentum=momentum)
 
 
@@ -145,7 +152,7 @@ def layout_named(name: str) -> Layout:
         UsageError: if there is none.
     """
     if name not in LAYOUTS:
-        raise UsageError(f"unknown checkpoint layout '{name}'. There is: {', '.join(LAYOUTS)}.")
+        raise UsageError(f"unknown checkpoint layout '{name}'. There is: {', '.join([*LAYOUTS, *GLIP])}.")
     return LAYOUTS[name]
 
 

@@ -7,10 +7,16 @@ from typing import Literal
 from torch import nn
 
 from wordregion.models.fusion import FusionModel
+from wordregion.models.grounder import Grounder, TowerLayer
+from wordregion.nn.anchor_head import AnchorHead
 from wordregion.nn.decoder import AnswerDecoder
-from wordregion.nn.fusion import FusionBlock, FusionEncoder
+from wordregion.nn.deep_fusion import DeepFusion, TextBlock
+from wordregion.nn.dyhead import DyConv
+from wordregion.nn.fusion import FusionBlock, FusionEncoder, init_like_bert
 from wordregion.nn.heads import AssignHead, BoxHead, ClassHead, MaskHead, MatchHead, MlpHead, ReplacedHead
 from wordregion.nn.pair_fusion import PairFusion
+from wordregion.nn.pyramid import FeaturePyramid, TimmPyramid
+from wordregion.nn.places import sine_places
 from wordregion.nn.text import TextEncoder, bert_config, split_bert
 from wordregion.nn.vision import TimmVision
 
@@ -168,7 +174,13 @@ def xvlm_tiny(
     vocab_size: int, image_size: int = 64, width: int = 128, text_layers: int = 1, fusion_layers: int = 2
 ) -> FusionModel:
     """The parts of X-VLM at a size that trains in minutes on two cores: `albef_tiny_conv` with X-VLM's heads."""
-    return for_boxes(albef_tiny_conv(vocab_size, image_size, width, text_layers, fusion_layers))
+    return for_boxes(with_places(albef_tiny_conv(vocab_size, image_size, width, text_layers, fusion_layers)))
+
+
+def with_places(model: FusionModel) -> FusionModel:
+    """Lets a model tell the places of its image tokens apart, for boxes on a CNN's grid; see `FusionModel`; in place."""
+    model.places = nn.Parameter(sine_places(model.vision.grid, model.vision.width))
+    return model
 
 
 def for_boxes(model: FusionModel) -> FusionModel:
@@ -305,6 +317,96 @@ def for_questions(model: FusionModel, layers: int | None = None) -> FusionModel:
     decoder.seed(model.text, fusion, words)
     model.heads = nn.ModuleDict({"answer": decoder})
     return model
+
+
+def glip_tiny_a(
+    vision_weights: bool | str | Path = True, text_weights: bool = True, text: str | Path = "bert-base-uncased"
+) -> Grounder:
+    """GLIP-T (A) as published: Swin-T, DyHead of 6 layers, BERT-base, without deep fusion; 151 M parameters.
+
+    Args:
+        vision_weights: True = Swin-T from the hub, a path = a local file in timm's layout, False = random.
+        text_weights: see `albef_base`.
+        text: see `albef_base`.
+    """
+    vision = TimmPyramid("swin_tiny_patch4_window7_224.ms_in1k", vision_weights, drop_path=0.2)
+    return _grounder(vision, _whole_bert(text_weights, text), layers=6, fused=False)
+
+
+def glip_tiny(
+    vision_weights: bool | str | Path = True, text_weights: bool = True, text: str | Path = "bert-base-uncased"
+) -> Grounder:
+    """GLIP-T as published (B, C and T differ in their data): `glip_tiny_a` with deep fusion; 232 M parameters."""
+    vision = TimmPyramid("swin_tiny_patch4_window7_224.ms_in1k", vision_weights, drop_path=0.2)
+    return _grounder(vision, _whole_bert(text_weights, text), layers=6)
+
+
+def glip_large(
+    vision_weights: bool | str | Path = True, text_weights: bool = True, text: str | Path = "bert-base-uncased"
+) -> Grounder:
+    """GLIP-L as published: Swin-L (ImageNet-22k, windows of 12) and 8 layers with deep fusion; see `glip_tiny_a`."""
+    vision = TimmPyramid("swin_large_patch4_window12_384.ms_in22k", vision_weights, drop_path=0.4)
+    return _grounder(vision, _whole_bert(text_weights, text), layers=8)
+
+
+def glip_mini(
+    vision: str,
+    vision_weights: bool | str | Path,
+    text: str | Path,
+    text_weights: bool = True,
+    layers: int = 2,
+    channels: int = 128,
+    attention: int = 512,
+    dropout: float = 0.0,
+    subsample_first: bool = False,
+) -> Grounder:
+    """The architecture of `glip_tiny` on a small CNN and a small whole BERT: trains on two cores.
+
+    Args:
+        vision: timm architecture with maps of strides 8, 16 and 32, for example ``"mobilenetv2_100"``.
+        vision_weights: see `TimmPyramid`.
+        text: hub name or local folder of the BERT.
+        text_weights: False = random values in the architecture of `text`.
+        layers: of the tower.
+        channels: of the pyramid; a multiple of 16.
+        attention: width of the fusion, all heads together.
+        dropout: rate in [0, 1) in text and fusion layers.
+        subsample_first: see `TimmVision`.
+    """
+    encoder, _, _ = split_bert(text, text_layers=None, weights=text_weights, dropout=dropout)
+    body = TimmPyramid(vision, vision_weights, subsample_first=subsample_first)
+    return _grounder(body, encoder, layers, channels, attention, dropout, attention // 128)
+
+
+def _grounder(
+    vision: TimmPyramid,
+    text: TextEncoder,
+    layers: int,
+    channels: int = 256,
+    attention: int = 2048,
+    dropout: float = 0.1,
+    heads: int = 8,
+    fused: bool = True,
+) -> Grounder:
+    config = text.body.config
+    tower = []
+    for _ in range(layers):
+        conv = DyConv(channels)
+        if not fused:
+            tower.append(TowerLayer(conv))
+            continue
+        block = TextBlock(text.width, config.num_attention_heads, config.intermediate_size, dropout)
+        block.apply(init_like_bert)
+        tower.append(
+            TowerLayer(conv, DeepFusion(channels, text.width, attention, heads, dropout, start=1 / layers), block)
+        )
+    return Grounder(vision, FeaturePyramid(vision.widths, channels), text, tower, AnchorHead(channels, text.width))
+
+
+def _whole_bert(weights: bool, text: str | Path) -> TextEncoder:
+    if weights or str(text) != "bert-base-uncased":
+        return split_bert(text, text_layers=None, weights=weights)[0]
+    return TextEncoder(bert_config(vocab_size=30522, width=768, layers=12, heads=12))
 
 
 def _on_split_bert(vision: TimmVision, text_weights: bool, text: str | Path) -> FusionModel:

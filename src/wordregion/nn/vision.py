@@ -51,14 +51,7 @@ class TimmVision(nn.Module):
         arguments: dict[str, Any] = dict(settings or {})
         if name.startswith(("vit_", "deit", "swin", "beit", "eva")):
             arguments["img_size"] = image_size
-        if drop_path:
-            arguments["drop_path_rate"] = drop_path
-        body: Any = timm.create_model(name, pretrained=weights is True, num_classes=0, global_pool="", **arguments)
-        if isinstance(weights, (str, Path)):
-            load_backbone(body, read_weights(weights), source=str(weights), ignore=("head.", "fc.", "classifier."))
-        if subsample_first:
-            for first, *_ in (body.layer2, body.layer3, body.layer4):
-                first.conv1.stride, first.conv2.stride = first.conv2.stride, first.conv1.stride
+        body = open_backbone(name, weights, drop_path, arguments, subsample_first)
         self.body: Any = body
         self.name, self.drop_path, self.settings = name, drop_path, settings or {}
         self.subsample_first = subsample_first
@@ -78,9 +71,7 @@ class TimmVision(nn.Module):
     def train(self, mode: bool = True) -> "TimmVision":
         """Switches dropout and drop path; batch normalisation keeps to its stored statistics."""
         super().train(mode)
-        for part in self.body.modules():
-            if isinstance(part, nn.modules.batchnorm._BatchNorm):
-                part.eval()
+        keep_statistics(self.body)
         return self
 
     def forward(self, image_B3HW: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:
@@ -106,3 +97,24 @@ class TimmVision(nn.Module):
             if isinstance(found := getattr(self.body, name, None), nn.Module):
                 return list(found.children())
         return [child for child in self.body.children() if any(True for _ in child.parameters())]
+
+
+def open_backbone(
+    name: str, weights: bool | str | Path, drop_path: float, settings: dict[str, Any], subsample_first: bool
+) -> nn.Module:
+    """A timm model without its classifier; the arguments are those of `TimmVision`."""
+    arguments = settings | ({"drop_path_rate": drop_path} if drop_path else {})
+    body: Any = timm.create_model(name, pretrained=weights is True, num_classes=0, global_pool="", **arguments)
+    if isinstance(weights, (str, Path)):
+        load_backbone(body, read_weights(weights), source=str(weights), ignore=("head.", "fc.", "classifier."))
+    if subsample_first:
+        for first, *_ in (body.layer2, body.layer3, body.layer4):
+            first.conv1.stride, first.conv2.stride = first.conv2.stride, first.conv1.stride
+    return body
+
+
+def keep_statistics(body: nn.Module) -> None:
+    """Makes batch normalisation use its stored statistics."""
+    for part in body.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.eval()

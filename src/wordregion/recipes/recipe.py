@@ -36,6 +36,8 @@ class AdamW:
         drop: factor at each milestone (step).
         lr_scale: (prefix, factor) by parameter name; the first prefix that fits counts.
         no_decay: parts of names whose parameters are not decayed either.
+        decay_vectors: vectors are decayed too, but for `no_decay` (GLIP's norms).
+        bias_scale: factor of the learning rate of parameters with "bias" in their names (GLIP: 2).
         freeze: prefixes of names whose parameters are not trained.
     """
 
@@ -51,6 +53,8 @@ class AdamW:
     drop: float = 0.1
     lr_scale: tuple[tuple[str, float], ...] = ()
     no_decay: tuple[str, ...] = ()
+    decay_vectors: bool = False
+    bias_scale: float = 1.0
     freeze: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -60,7 +64,7 @@ class AdamW:
             raise UsageError(f"optim: schedule={self.schedule!r} is unknown. Use cosine, linear or step.")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise UsageError(f"optim: betas={self.betas} are outside [0, 1). Use (0.9, 0.999).")
-        for name in ("weight_decay", "warmup", "start", "final", "drop"):
+        for name in ("weight_decay", "warmup", "start", "final", "drop", "bias_scale"):
             if getattr(self, name) < 0:
                 raise UsageError(f"optim: {name}={getattr(self, name)} is negative. Give 0 or more.")
 
