@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wordregion.data.tokens import Masking, Tokenizer
+from wordregion.data.regions import region_texts
+from wordregion.data.tokens import Masking, Tokenizer, WordMasking
 from wordregion.errors import DataError, UsageError
 from wordregion.schema import Batch, Box, Sample
 
@@ -35,7 +36,7 @@ class Collates(Protocol):
 
 @dataclass(frozen=True)
 class Collator:
-    """Draws captions, tokenises, masks and links.
+    """Draws captions and texts of regions, tokenises, masks and links.
 
     Attributes:
         tokenizer: turns texts to ids.
@@ -43,40 +44,42 @@ class Collator:
         texts_per_image: different captions drawn of each image; all if it has fewer; None = all, in their order.
         pad_to_max: pad to the tokenizer's `max_tokens` instead of the longest text (one shape: for compilation).
         negatives: false texts drawn of each caption from `Sample.negatives`; all if it has fewer.
+        regions: regions drawn of each image, each with one of its texts; a drawn caption takes the place of one
+            (X-VLM's code: 5). With regions, a sample needs a caption or a region.
+        pairs: how many texts a batch has exactly, as processes that exchange them need it: too many are left out at
+            random, too few are repeated (X-VLM: 128 a GPU); None = as many as there are.
     """
 
     tokenizer: Tokenizer
-    masking: Masking | None = None
+    masking: Masking | WordMasking | None = None
     texts_per_image: int | None = 1
     pad_to_max: bool = False
     negatives: int = 0
+    regions: int = 0
+    pairs: int | None = None
 
     def __post_init__(self) -> None:
+        if self.regions < 0 or (self.pairs is not None and self.pairs < 1):
+            raise UsageError(f"Collator: regions={self.regions}, pairs={self.pairs} is too small. Correct the recipe.")
         if self.negatives < 0:
             raise UsageError(f"Collator: negatives={self.negatives} is below 0. Correct the recipe.")
         if self.texts_per_image is not None and self.texts_per_image < 1:
             raise UsageError(f"texts_per_image={self.texts_per_image}: must be at least 1. Correct the recipe.")
 
     def check(self, sample: Sample, where: str) -> None:
-        """Raises DataError if a sample has no caption of the whole image."""
-        different_captions(sample, where)
+        """Raises DataError if a sample has no caption of the whole image; where regions are drawn, neither of one."""
+        if not self.regions or not region_texts(sample):
+            different_captions(sample, where)
 
     def __call__(self, items: Sequence[Item], skipped: Sequence[str] = ()) -> Batch:
         """Collates (index in the data set, transformed sample, its generator); the generators draw texts and masks."""
-        texts: list[str] = []
-        text_image: list[int] = []
-        owner: list[tuple[int, int]] = []
-        images: list[Tensor] = []
-        for position, (_, sample, rng) in enumerate(items):
-            captions = different_captions(sample, sample.id)
-            if self.texts_per_image is not None:
-                count = min(self.texts_per_image, len(captions))
-                captions = [int(text) for text in rng.choice(captions, count, replace=False)]
-            for text in captions:
-                texts.append(sample.texts[text])
-                text_image.append(len(images))
-                owner.append((position, text))
-            images.extend(image for image in sample.images if isinstance(image, Tensor))
+        owner = [(position, text) for position, item in enumerate(items) for text in self._drawn(item)]
+        owner = self._exactly(owner, items)
+        texts = [items[position][1].texts[text] for position, text in owner]
+        counts = torch.tensor([len(sample.images) for _, sample, _ in items])
+        first_image = (counts.cumsum(0) - counts).tolist()
+        text_image = [first_image[position] for position, _ in owner]
+        images = [image for _, sample, _ in items for image in sample.images if isinstance(image, Tensor)]
         false, false_of = self._negatives(items, owner)
         everything = self.tokenizer([*texts, *false], self.pad_to_max)  # together: all are equally long
         encoded = everything.rows(0, len(texts))
@@ -124,6 +127,28 @@ class Collator:
             target=targets([sample for _, sample, _ in items]),
             skipped=tuple(skipped),
         )
+
+    def _drawn(self, item: Item) -> list[int]:
+        """Texts of one sample: captions, then a text of each drawn region."""
+        _, sample, rng = item
+        regions = list(region_texts(sample).values()) if self.regions else []
+        captions = different_captions(sample, sample.id) if sample.captions() or not self.regions else []
+        if self.texts_per_image is not None:
+            count = min(self.texts_per_image, len(captions))
+            captions = [int(text) for text in rng.choice(captions, count, replace=False)] if count else []
+        count = min(max(self.regions - len(captions), 0), len(regions))
+        chosen = rng.choice(len(regions), count, replace=False) if count else ()
+        return captions + [int(rng.choice(regions[number])) for number in chosen]
+
+    def _exactly(self, owner: list[tuple[int, int]], items: Sequence[Item]) -> list[tuple[int, int]]:
+        """As many texts as `pairs` says, by draws of a child of the first record's generator."""
+        if self.pairs is None or len(owner) == self.pairs:
+            return owner
+        rng = items[0][2].spawn(1)[0]
+        if len(owner) > self.pairs:
+            return [owner[i] for i in sorted(rng.choice(len(owner), self.pairs, replace=False).tolist())]
+        more = rng.choice(len(owner), self.pairs - len(owner), replace=self.pairs > 2 * len(owner))
+        return owner + [owner[int(i)] for i in more]
 
     def _negatives(self, items: Sequence[Item], owner: Sequence[tuple[int, int]]) -> tuple[list[str], list[int]]:
         """False texts of the drawn captions, and the row of the caption that each belongs to.

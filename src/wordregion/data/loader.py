@@ -13,6 +13,7 @@ from wordregion.data.check import verify
 from wordregion.data.collate import Collates, Item
 from wordregion.data.mix import Mix
 from wordregion.data.sampler import Draw, Shuffled, Stream
+from wordregion.data.turns import Turns, TurnStream
 from wordregion.errors import DataError, UsageError, WordregionError
 from wordregion.schema import Batch, Dataset, Sample
 
@@ -78,7 +79,7 @@ class StepLoader:
         dataset: source of samples.
         transform: image, boxes and text together.
         collator: samples to a batch.
-        batch: images a step over all ranks and micro-batches.
+        batch: images a step over all ranks and micro-batches; of `Turns`, those of an image step.
         seed: of order, augmentation and masking.
         rank: of this process.
         world: number of processes.
@@ -116,7 +117,7 @@ class StepLoader:
         if len(dataset) == 0:
             raise UsageError(f"the data set '{dataset.name}' is empty. Check its path with: wordregion data check.")
         self.accumulate = accumulate
-        self._stream = Stream(seed, dataset.order if isinstance(dataset, Mix) else Shuffled(len(dataset)))
+        self._stream = _stream(seed, dataset)
         self._split = (batch, accumulate, rank, world)
         self._loader = torch_loader(
             _MicroBatches(dataset, transform, collator, seed), _Draws(self._stream, start_step, self._split), workers
@@ -209,10 +210,16 @@ def _stop(iterator: Any) -> None:
                 worker.kill()
 
 
+def _stream(seed: int, dataset: Dataset) -> Stream | TurnStream:
+    if isinstance(dataset, Turns):
+        return TurnStream(seed, dataset)
+    return Stream(seed, dataset.order if isinstance(dataset, Mix) else Shuffled(len(dataset)))
+
+
 class _Draws:
     """Sampler of torch's DataLoader: endless lists of draws, one a micro-batch."""
 
-    def __init__(self, stream: Stream, start: int, split: tuple[int, int, int, int]) -> None:
+    def __init__(self, stream: Stream | TurnStream, start: int, split: tuple[int, int, int, int]) -> None:
         self.stream, self.start, self.split = stream, start, split
 
     def __iter__(self) -> Iterator[Sequence[Draw]]:

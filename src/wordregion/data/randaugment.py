@@ -19,11 +19,18 @@ _COLOUR: dict[str, Callable[[Image.Image, float], Image.Image]] = {
     "sharpness": lambda image, level: ImageEnhance.Sharpness(image).enhance(0.1 + 1.8 * level),
 }
 _GEOMETRY = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
-OPERATIONS = (*_COLOUR, *_GEOMETRY)
+COLOURS = tuple(_COLOUR)
+"""Operations that leave every pixel in its place."""
+OPERATIONS = (*COLOURS, *_GEOMETRY)
 
 
 def rand_augment(
-    image: Image.Image, boxes: list[Box], rng: np.random.Generator, count: int, magnitude: int
+    image: Image.Image,
+    boxes: list[Box],
+    rng: np.random.Generator,
+    count: int,
+    magnitude: int,
+    operations: tuple[str, ...] = OPERATIONS,
 ) -> tuple[Image.Image, list[Box | None]]:
     """Applies `count` operations, drawn with replacement, each with probability 1/2.
 
@@ -33,13 +40,14 @@ def rand_augment(
         rng: the only source of chance.
         count: operations to draw (ALBEF: 2).
         magnitude: strength in 0..10 (ALBEF: 7).
+        operations: those to draw from.
 
     Returns:
         The image, and each box after the geometry: the enclosing box of its moved corners, or None when less than half
         of that is still in the picture.
     """
     moved: list[Box | None] = list(boxes)
-    for name in rng.choice(OPERATIONS, count):
+    for name in rng.choice(operations, count):
         if rng.random() < 0.5:
             continue
         level = magnitude / 10

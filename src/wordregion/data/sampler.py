@@ -22,14 +22,15 @@ class Shuffled:
 
     Args:
         length: records in the data set.
+        part: which of several data sets it is: each has orders of its own.
     """
 
-    def __init__(self, length: int) -> None:
-        self.length = length
+    def __init__(self, length: int, part: int = 0) -> None:
+        self.length, self.part = length, part
 
     def draws(self, seed: int, epoch: int) -> tuple[Int[np.ndarray, "N"], Int[np.ndarray, "N"]]:
         """Rounds and indices of one epoch."""
-        return np.full(self.length, epoch), order(seed, epoch, self.length)
+        return np.full(self.length, epoch), order(seed, epoch, self.length, self.part)
 
 
 class MixedOrder:

@@ -31,7 +31,7 @@ class AlbefJson:
         self, path: Path | str, images: Path | str | None = None, content: Any = None, by_image: bool = False
     ) -> None:
         self.path, self.name = Path(path), str(path)
-        content = _content(self.path) if content is None else content
+        content = _checked(self.path, load_json(self.path, "a JSON list of captions") if content is None else content)
         self._records = Packed(_grouped(self.path, content) if by_image else content)
         self._images = ImageStore(self.path.parent if images is None else images)
 
@@ -63,14 +63,13 @@ def captions_by_image(path: Path) -> list[Sequence[str]]:
         DataError: if it is not a JSON list, or a record is broken.
     """
     captions = []
-    for record in _grouped(path, _content(path)):
+    for record in _grouped(path, _checked(path, load_json(path, "a JSON list of captions"))):
         where = f"{path}, record {record['record']}"
         captions.append(caption_texts(required(record, "caption", where, _REMEDY), where, "caption"))
     return captions
 
 
-def _content(path: Path) -> list[Any]:
-    content = load_json(path, "a JSON list of captions")
+def _checked(path: Path, content: Any) -> list[Any]:
     if not isinstance(content, list):
         raise DataError(str(path), "", f"the top level is {type(content).__name__}, not a list", _REMEDY)
     if not content:

@@ -12,7 +12,9 @@ from wordregion.data.datasets.nlvr2 import Nlvr2, kind_of_statements
 from wordregion.data.datasets.odvg import Odvg, is_odvg
 from wordregion.data.datasets.open_images import CLASSES, OpenImages
 from wordregion.data.datasets.pairs import ImageText
+from wordregion.data.datasets.region_lines import RegionLines, is_region_line
 from wordregion.data.datasets.snli_ve import SnliVe, is_snli_ve
+from wordregion.data.datasets.visual_genome import IMAGES, VisualGenome
 from wordregion.data.datasets.vqa import open_questions
 from wordregion.data.files import load_json
 from wordregion.data.sources import HFDataset, Jsonl, Parquet, Source, Tar
@@ -20,9 +22,9 @@ from wordregion.errors import DataError, UsageError
 from wordregion.schema import Dataset
 
 KINDS = (
-    "scenes, a .jsonl (captions, ODVG), .json (ALBEF captions or questions, COCO captions or instances, LVIS, "
-    "Objects365, MDETR, NLVR, NLVR2, VQA v2 questions), .txt (DAQUAR), .parquet or .tar file (or pattern), "
-    "or a folder of Flickr30k Entities, OpenImages or of a saved Hugging Face data set"
+    "scenes, a .jsonl (captions, X-VLM's regions, ODVG), .json (ALBEF captions or questions, COCO captions or "
+    "instances, LVIS, Objects365, MDETR, NLVR, NLVR2, VQA v2 questions), .txt (DAQUAR), .parquet or .tar file (or "
+    "pattern), or a folder of Flickr30k Entities, OpenImages, Visual Genome or of a saved Hugging Face data set"
 )
 
 _VAL_SCENES = 512  # making every caption true of one scene only takes time that grows with the square of this
@@ -82,6 +84,8 @@ def _open_folder(path: Path, split: str | None, images: Path | None) -> Dataset:
         return ImageText(HFDataset(path, split), images)
     if (path / "Annotations").is_dir() or list(path.glob("annotations*.tar*")):
         return Flickr30kEntities(path, split or "train", images)
+    if (path / IMAGES).is_file():
+        return VisualGenome(path, images)
     if (path / CLASSES).is_file():
         return OpenImages(path, split or "train", images)
     if list(path.glob("*.tar")):
@@ -95,9 +99,12 @@ def _lines(source: Source, images: Path | None) -> Dataset:
     """What the first sound record says that it is."""
     for index in range(min(20, len(source))):
         try:
-            return Odvg(source, images) if is_odvg(source[index]) else ImageText(source, images)
+            record = source[index]
         except DataError:  # reported when the record is read
             continue
+        if is_region_line(record):
+            return RegionLines(source, images)
+        return Odvg(source, images) if is_odvg(record) else ImageText(source, images)
     return ImageText(source, images)
 
 
