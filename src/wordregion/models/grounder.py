@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from wordregion.nn.anchor_head import AnchorHead, Grounded
 from wordregion.nn.deep_fusion import DeepFusion, TextBlock
 from wordregion.nn.dyhead import DyConv
+from wordregion.nn.fusion import init_like_bert
 from wordregion.nn.pyramid import STRIDES, FeaturePyramid, TimmPyramid
 from wordregion.nn.text import TextEncoder
 
@@ -167,3 +168,37 @@ class Grounder(nn.Module):
     def blocks(self) -> list[nn.Module]:
         """Units of sharding, compilation and activation checkpointing."""
         return [*self.vision.blocks(), *self.text.blocks(), *self.tower]
+
+
+def assemble(
+    vision: TimmPyramid,
+    text: TextEncoder,
+    layers: int,
+    channels: int = 256,
+    attention: int | None = 2048,
+    heads: int = 8,
+    dropout: float = 0.1,
+    separator: int | None = None,
+) -> Grounder:
+    """A detector on these encoders, the rest random.
+
+    Args:
+        vision: backbone.
+        text: text encoder; the text layers of the tower are as wide and have its heads.
+        layers: of the tower.
+        channels: C; 32 or more in steps of 16.
+        attention: width of the fusion, all heads together; None = without fusion.
+        heads: of the fusion.
+        dropout: rate in [0, 1) in fusion and text layers.
+        separator: see `Grounder`.
+    """
+    config, tower = text.body.config, []
+    for _ in range(layers):
+        fusion = block = None
+        if attention is not None:
+            fusion = DeepFusion(channels, text.width, attention, heads, dropout, start=1 / layers)
+            block = TextBlock(text.width, config.num_attention_heads, config.intermediate_size, dropout)
+            block.apply(init_like_bert)
+        tower.append(TowerLayer(DyConv(channels), fusion, block))
+    pyramid, head = FeaturePyramid(vision.widths, channels), AnchorHead(channels, text.width)
+    return Grounder(vision, pyramid, text, tower, head, separator)

@@ -7,16 +7,13 @@ from typing import Literal
 from torch import nn
 
 from wordregion.models.fusion import FusionModel
-from wordregion.models.grounder import Grounder, TowerLayer
-from wordregion.nn.anchor_head import AnchorHead
+from wordregion.models.grounder import Grounder, assemble
 from wordregion.nn.decoder import AnswerDecoder
-from wordregion.nn.deep_fusion import DeepFusion, TextBlock
-from wordregion.nn.dyhead import DyConv
-from wordregion.nn.fusion import FusionBlock, FusionEncoder, init_like_bert
+from wordregion.nn.fusion import FusionBlock, FusionEncoder
 from wordregion.nn.heads import AssignHead, BoxHead, ClassHead, MaskHead, MatchHead, MlpHead, ReplacedHead
 from wordregion.nn.pair_fusion import PairFusion
-from wordregion.nn.pyramid import FeaturePyramid, TimmPyramid
 from wordregion.nn.places import sine_places
+from wordregion.nn.pyramid import TimmPyramid
 from wordregion.nn.text import TextEncoder, bert_config, split_bert
 from wordregion.nn.vision import TimmVision
 
@@ -330,7 +327,7 @@ def glip_tiny_a(
         text: see `albef_base`.
     """
     vision = TimmPyramid("swin_tiny_patch4_window7_224.ms_in1k", vision_weights, drop_path=0.2)
-    return _grounder(vision, _whole_bert(text_weights, text), layers=6, fused=False)
+    return assemble(vision, _whole_bert(text_weights, text), layers=6, attention=None)
 
 
 def glip_tiny(
@@ -338,7 +335,7 @@ def glip_tiny(
 ) -> Grounder:
     """GLIP-T as published (B, C and T differ in their data): `glip_tiny_a` with deep fusion; 232 M parameters."""
     vision = TimmPyramid("swin_tiny_patch4_window7_224.ms_in1k", vision_weights, drop_path=0.2)
-    return _grounder(vision, _whole_bert(text_weights, text), layers=6)
+    return assemble(vision, _whole_bert(text_weights, text), layers=6)
 
 
 def glip_large(
@@ -346,7 +343,7 @@ def glip_large(
 ) -> Grounder:
     """GLIP-L as published: Swin-L (ImageNet-22k, windows of 12) and 8 layers with deep fusion; see `glip_tiny_a`."""
     vision = TimmPyramid("swin_large_patch4_window12_384.ms_in22k", vision_weights, drop_path=0.4)
-    return _grounder(vision, _whole_bert(text_weights, text), layers=8)
+    return assemble(vision, _whole_bert(text_weights, text), layers=8)
 
 
 def glip_mini(
@@ -368,39 +365,14 @@ def glip_mini(
         text: hub name or local folder of the BERT.
         text_weights: False = random values in the architecture of `text`.
         layers: of the tower.
-        channels: of the pyramid; a multiple of 16.
-        attention: width of the fusion, all heads together.
+        channels: of the pyramid; 32 or more in steps of 16.
+        attention: width of the fusion, all 8 heads together.
         dropout: rate in [0, 1) in text and fusion layers.
         subsample_first: see `TimmVision`.
     """
     encoder, _, _ = split_bert(text, text_layers=None, weights=text_weights, dropout=dropout)
     body = TimmPyramid(vision, vision_weights, subsample_first=subsample_first)
-    return _grounder(body, encoder, layers, channels, attention, dropout, attention // 128)
-
-
-def _grounder(
-    vision: TimmPyramid,
-    text: TextEncoder,
-    layers: int,
-    channels: int = 256,
-    attention: int = 2048,
-    dropout: float = 0.1,
-    heads: int = 8,
-    fused: bool = True,
-) -> Grounder:
-    config = text.body.config
-    tower = []
-    for _ in range(layers):
-        conv = DyConv(channels)
-        if not fused:
-            tower.append(TowerLayer(conv))
-            continue
-        block = TextBlock(text.width, config.num_attention_heads, config.intermediate_size, dropout)
-        block.apply(init_like_bert)
-        tower.append(
-            TowerLayer(conv, DeepFusion(channels, text.width, attention, heads, dropout, start=1 / layers), block)
-        )
-    return Grounder(vision, FeaturePyramid(vision.widths, channels), text, tower, AnchorHead(channels, text.width))
+    return assemble(body, encoder, layers, channels, attention, dropout=dropout)
 
 
 def _whole_bert(weights: bool, text: str | Path) -> TextEncoder:
