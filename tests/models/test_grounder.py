@@ -73,3 +73,18 @@ def test_an_offset_of_zero_is_no_offset():
 def test_an_untrained_detector_believes_in_little():
     found = outputs(small_grounder(), torch.randn(1, 3, 64, 64))
     assert 0.001 < found.logits.sigmoid().mean() < 0.1
+
+
+def test_in_bfloat16_the_outputs_are_nearly_the_same_and_gradients_are_finite():
+    model, image = small_grounder(2), torch.randn(1, 3, 64, 96)
+    exact = outputs(model, image)
+    model.train()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model(image, IDS, MASK)
+    loss = found.logits.float().mean() + found.delta.float().square().mean() + found.centre.float().mean()
+    loss.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = outputs(model, image)
+    torch.testing.assert_close(rough.logits.float(), exact.logits, atol=0.1, rtol=0.05)
+    torch.testing.assert_close(rough.centre.float(), exact.centre, atol=0.02, rtol=0.1)

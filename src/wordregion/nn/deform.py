@@ -47,6 +47,8 @@ def sampled_conv(
 ) -> Float[Tensor, "B O h w"]:
     """`deform_conv` in two steps: each tap is a weighted sum of four rows of a table of all cells, then one product."""
     B, C, H, W = x_BCHW.shape
+    exact = torch.promote_types(x_BCHW.dtype, torch.float32)  # bfloat16 can't tell the cells of a large map apart
+    x_BCHW, offset_Bkhw, mask_BJhw = (part.to(exact) for part in (x_BCHW, offset_Bkhw, mask_BJhw))
     h, w = offset_Bkhw.shape[-2:]
     move_BJ2hw = offset_Bkhw.view(B, TAPS, 2, h, w)
     tap_J = torch.arange(TAPS, device=x_BCHW.device)
@@ -62,7 +64,7 @@ def sampled_conv(
     cell_M4 = cell.permute(0, 2, 3, 1, 4).reshape(-1, 4)  # M = B x h x w x J
     weight_M4 = weight.permute(0, 2, 3, 1, 4).reshape(-1, 4)
     table = x_BCHW.permute(0, 2, 3, 1).reshape(-1, C)
-    taps = F.embedding_bag(cell_M4, table, per_sample_weights=weight_M4.to(table.dtype), mode="sum")
+    taps = F.embedding_bag(cell_M4, table, per_sample_weights=weight_M4, mode="sum")
     flat = weight_OC33.permute(2, 3, 1, 0).reshape(TAPS * C, -1)
     y = torch.addmm(bias_O, taps.view(-1, TAPS * C), flat)
     return y.view(B, h, w, -1).permute(0, 3, 1, 2)
