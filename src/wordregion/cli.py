@@ -13,6 +13,7 @@ import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -43,6 +44,7 @@ usage: wordregion COMMAND ...
   predict heatmap    draw where a trained run looks for each word of a text
   predict caption    describe a picture
   convert IN OUT     a released checkpoint to a model folder of ours, or back
+  ablate RECIPE...   several recipes at equal steps, several seeds, one table
   data check SOURCE  read a data set, count what is in it, list what is broken
   data neggen SOURCE make false captions for training with FG-ITM
   bench [NAME]       the benchmarks of a checkout
@@ -274,7 +276,7 @@ def _dispatch(args: list[str]) -> int:
         return 0
     commands: dict[str, Callable[[list[str]], int]] = {
         "demo": _demo, "train": _train, "eval": _eval, "predict": _predict, "convert": _convert,
-        "data": _data, "bench": _bench,
+        "ablate": _ablate, "data": _data, "bench": _bench,
     }  # fmt: skip
     if args[0] not in commands:
         raise UsageError(_unknown("command", args[0], commands))
@@ -294,16 +296,10 @@ def _train(args: list[str]) -> int:
         return 0
     if args[0].startswith("-"):
         raise UsageError(f"train: '{args[0]}' stands where the recipe belongs. Use: wordregion train RECIPE [flags]")
-    function = find_recipe(args[0])
-    own = _own_parameters(function, args[0])
-    described = _summary(function) + "\n\nFlags that are left out keep the recipe's value."
-    flags_type = dataclasses.make_dataclass("TrainFlags", own, bases=(RunFlags,), frozen=True, kw_only=True)
-    flags = _parse(flags_type, f"wordregion train {args[0]}", args[1:], described)
-    if flags is None:
+    made = _recipe_with_flags(args[0], args[1:])
+    if made is None:
         return 0
-    given = {name: getattr(flags, name) for name, _, _ in own}
-    recipe = override(call_recipe(function, args[0], given), flags)
-    recipe = dataclasses.replace(recipe, source=_lasting(args[0]), arguments=given)
+    recipe, flags = made
     _device(recipe.run.device)
     out = flags.out or Path("runs") / recipe.name
     _folder(out)
@@ -312,6 +308,20 @@ def _train(args: list[str]) -> int:
 
     result = train(recipe, out, resume=flags.resume)
     return 0 if result.signal is None else 128 + result.signal
+
+
+def _recipe_with_flags(spec: str, args: list[str]) -> tuple["Recipe", Any] | None:
+    """A recipe called and overridden by flags, and the flags; None if help was asked for and printed."""
+    function = find_recipe(spec)
+    own = _own_parameters(function, spec)
+    described = _summary(function) + "\n\nFlags that are left out keep the recipe's value."
+    flags_type = dataclasses.make_dataclass("TrainFlags", own, bases=(RunFlags,), frozen=True, kw_only=True)
+    flags = _parse(flags_type, f"wordregion train {spec}", args, described)
+    if flags is None:
+        return None
+    given = {name: getattr(flags, name) for name, _, _ in own}
+    recipe = override(call_recipe(function, spec, given), flags)
+    return dataclasses.replace(recipe, source=_lasting(spec), arguments=given), flags
 
 
 def _eval_compositional(args: list[str]) -> int:
@@ -324,8 +334,8 @@ def _eval_compositional(args: list[str]) -> int:
     from wordregion.evaluate.compositional import evaluate_compositional
 
     device = _device(flags.device)
-    dataset = open_contests(flags.data, flags.images, flags.available)
     model, tokenizer, transform = _trained(flags.run, flags.vocab, device)
+    dataset = open_contests(flags.data, flags.images, flags.available, model.image_size)
     found = evaluate_compositional(
         model,
         dataset,
@@ -408,6 +418,26 @@ def _eval(args: list[str]) -> int:
     return 0
 
 
+def _ablate(args: list[str]) -> int:
+    from wordregion.ablate import AblateFlags, as_markdown, run_ablation
+
+    flags = _parse(AblateFlags, "wordregion ablate", args)
+    if flags is None:
+        return 0
+    recipes = []
+    for spec in flags.recipes:
+        name, *own = shlex.split(spec)
+        made = _recipe_with_flags(name, own)
+        if made is None:
+            return 0
+        recipes.append(made[0])
+    _folder(flags.out)
+    table = run_ablation(flags, recipes)
+    print(as_markdown(table, "mean ± standard deviation over the seeds"))
+    print(f"written: {flags.out / 'ablation.md'}, ablation.html, ablation.json")
+    return 0
+
+
 def _predict(args: list[str]) -> int:
     actions = {"heatmap": _predict_heatmap, "caption": _predict_caption}
     if not args or args[0] in ("-h", "--help"):
@@ -484,11 +514,9 @@ def _data_neggen(args: list[str]) -> int:
     from wordregion.data.masked_lm import fingerprint, open_lm
     from wordregion.data.negatives import NegGen
     from wordregion.data.tagging import SpacyTagger
-    from wordregion.distributed import comm
 
     settings = NegGen(flags.count, flags.share, flags.top, flags.threshold, flags.seed)
     _folder(flags.out)
-    comm.init_from_env()
     device = _device(flags.device)
     tagger = SpacyTagger(flags.tagger)
     dataset = open_source(flags.source, flags.images)

@@ -126,6 +126,7 @@ def run_neggen(
     Raises:
         UsageError: if `out` holds another version, or the data set has no captions.
     """
+    comm.init_from_env()
     version = version_of(dataset, settings, tagger_name, lm.fingerprint(), judge_name)
     if comm.main_process():
         start_cache(out, version)
@@ -155,6 +156,7 @@ def run_neggen(
 
 def caption_lm(dataset: Dataset, folder: Path, steps: int, seed: int, device: torch.device) -> MaskedLM:
     """A language model of the data set's captions, trained by the main process unless it is in the folder already."""
+    comm.init_from_env()
     if comm.main_process() and not folder.is_dir():
         captions = all_captions(dataset)
         if not captions:

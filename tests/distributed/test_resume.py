@@ -19,7 +19,7 @@ def one_thread() -> None:
 
 
 def lines(run: Path) -> list[dict]:
-    timings = ("pairs_per_second",)
+    timings = ("pairs_per_second", "memory_gb")
     read = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in line.items() if name not in timings} for line in read]
 

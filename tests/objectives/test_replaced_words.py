@@ -235,3 +235,24 @@ def test_what_is_missing_is_named():
     )
     with pytest.raises(UsageError, match="for_replaced_words"):
         task(batch(), task.counts(batch()))
+
+
+def test_a_regions_text_is_judged_inside_its_box(monkeypatch):
+    data = batch()
+    data.grounding_text = torch.tensor([1])
+    data.grounding_tokens = data.token_mask[1:2].clone()
+    data.box, data.box_grounding = torch.tensor([[0.0, 0.0, 0.5, 0.5]]), torch.tensor([0])
+    objective = ReplacedWords()
+    task = task_with(objective)
+    seen = {}
+    fuse = task.model.fuse
+
+    def spy(text, mask, image, index, **more):
+        seen.update(index=index, look=more["image_mask_IN"], images=len(image))
+        return fuse(text, mask, image, index, **more)
+
+    monkeypatch.setattr(task.model, "fuse", spy)
+    run(objective, data, task)
+    assert seen["index"].tolist() == [0, 4, 2, 3]  # the region comes after the four images
+    assert seen["look"][:4].all()
+    assert seen["look"][4, 1:].float().mean() == 0.25  # a quarter of the picture

@@ -282,10 +282,9 @@ def read_parts(folder: Path) -> tuple[list[Row], list[str]]:
             reason = str(error).splitlines()[0]
             raise DataError(str(path), "", f"damaged ({reason})", "Delete it, and run data neggen again.") from error
         broken += json.loads((table.schema.metadata or {}).get(b"broken", b"[]"))
-        rows += [
-            Row(**{k: tuple(v) if isinstance(v, list) else v for k, v in record.items()})
-            for record in table.to_pylist()
-        ]
+        for record in table.to_pylist():
+            lists = (tuple(record[name]) for name in ("kept", "kept_scores", "dropped", "dropped_scores"))
+            rows.append(Row(record["index"], record["id"], record["text"], *lists))
     return rows, broken
 
 

@@ -23,6 +23,7 @@ from wordregion.distributed import comm
 from wordregion.distributed.parallelize import Parallel, full_state
 from wordregion.engine import checkpoint, optim
 from wordregion.engine.logs import Log
+from wordregion.engine.memory import peak_gigabytes
 from wordregion.errors import CheckpointError, DataError, UsageError, WordregionError
 from wordregion.models import store
 from wordregion.recipes.recipe import Recipe, resolved
@@ -190,6 +191,7 @@ class Loop:
             if step % run.log_every == 0 or step == run.steps or stop:
                 metrics, speed = self.window.close()
                 metrics["skipped"] = float(self.counters["skipped"])
+                metrics["memory_gb"] = peak_gigabytes(self.device)
                 self.log.step(step, metrics, speed)
             if step % run.save_every == 0 or step == run.steps or stop:
                 save(step)

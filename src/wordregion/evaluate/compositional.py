@@ -9,7 +9,7 @@ Shape letters: T texts, I images, both of one sample.
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from wordregion.schema import Batch, Dataset, Sample
 WAYS = ("itc", "itm", "shorter", "likelier")
 
 
+@runtime_checkable
 class LanguageModel(Protocol):
     """Says how likely a text is, without any picture: `data.masked_lm.MaskedLM`."""
 

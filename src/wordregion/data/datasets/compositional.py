@@ -4,7 +4,7 @@ Read as published: SugarCrepe, Winoground, ARO (relation, attribution, order), V
 same kind of sample, in which a `Grounding` links each picture to its true text; the other texts are false of it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,7 @@ class Contests:
         groundings = tuple(Grounding(text=i, image=i) for i in range(len(pictures)))
         return Sample(name, pictures, tuple(texts), groundings, {"kind": kind, "group": group})
 
-    def _picture(self, name: str, crop: tuple[float, float, float, float] | None, where: str) -> Image:
+    def _picture(self, name: str, crop: Sequence[float] | None, where: str) -> Image:
         picture = self._images.open(name, where, upright=crop is None)
         if crop is None:
             return picture
@@ -102,13 +102,14 @@ class Contests:
         box = (max(left, 0), max(top, 0), min(left + width, picture.width), min(top + height, picture.height))
         if not (box[0] < box[2] and box[1] < box[3]):
             raise DataError(where, "bbox_x", f"box {crop} lies outside of the picture", "Correct or remove it.")
-        return picture.crop(tuple(map(round, box)))
+        x0, y0, x1, y1 = map(round, box)
+        return picture.crop((x0, y0, x1, y1))
 
 
-def open_contests(spec: str, images: Path | None = None, available: bool = False) -> Dataset:
-    """The test set that a user names: ``scenes``, or a path (see `Contests`)."""
+def open_contests(spec: str, images: Path | None = None, available: bool = False, scene_pixels: int = 128) -> Dataset:
+    """The test set that a user names: ``scenes``, drawn at `scene_pixels`, or a path (see `Contests`)."""
     if spec == "scenes" and not Path(spec).exists():
-        return SceneNegatives("val", _SCENES)
+        return SceneNegatives("val", _SCENES, image_size=scene_pixels)
     if not Path(spec).exists():
         raise UsageError(f"{spec}: no such file or folder. Give {KINDS}.")
     return Contests(spec, images, available)
