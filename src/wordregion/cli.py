@@ -194,8 +194,9 @@ class CompositionalFlags:
 class CheckFlags:
     """Reads a data set, prints counts and one line for each problem. Exit status 1 if there are problems.
 
-    SOURCE is scenes, a .jsonl, .json (ALBEF captions, COCO captions or instances), .parquet or .tar file or pattern,
-    or a folder of Flickr30k Entities or of a saved Hugging Face data set; SOURCE#SPLIT picks a split.
+    SOURCE is scenes, a .jsonl (captions, regions), .json (ALBEF captions, COCO captions or instances), .parquet or .tar
+    file or pattern, or a folder of Flickr30k Entities, Visual Genome, OpenImages or of a saved Hugging Face data set;
+    SOURCE#SPLIT picks a split.
 
     Examples: `wordregion data check scenes#val --limit 100 --picture scenes.png`,
     `wordregion data check captions.jsonl --images photos/`
