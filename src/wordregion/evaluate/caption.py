@@ -105,21 +105,30 @@ def evaluate_captions(
     word_head(model)
     measures = scorers()
     limits = Limits(collator.tokenizer.sep_id, max_tokens, min_tokens, penalty)
-    given = {"batch": batch, "workers": workers, "progress": progress}
     with evaluating(model, device) as where:
         rows = over_batches(
             lambda found: write_captions(model, found, collator, limits, beams),
             dataset,
             transform,
             collator,
+            batch=batch,
             device=where,
+            workers=workers,
+            progress=progress,
             title="captions",
-            **given,
         )
         predictions = {way_of(width): tuple(row[2][i] for row in rows) for i, width in enumerate(beams)}
         if neighbours is not None:
             predictions["nearest"] = nearest_captions(
-                model, dataset, neighbours(), collator, transform, device=where, **given
+                model,
+                dataset,
+                neighbours(),
+                collator,
+                transform,
+                batch=batch,
+                workers=workers,
+                device=where,
+                progress=progress,
             )
     references = [row[1] for row in rows]
     metrics = {

@@ -21,11 +21,11 @@ from wordregion.errors import UsageError
 class NextToken(Protocol):
     """A language model that remembers the rows' tokens so far."""
 
-    def __call__(self, new_RM: Int[Tensor, "R M"]) -> Float[Tensor, "R W"]:
+    def __call__(self, new_RM: Int[Tensor, "R M"], /) -> Float[Tensor, "R W"]:
         """Logits of what follows, given the tokens that were not given yet."""
         ...
 
-    def keep(self, rows_R: Int[Tensor, "R"]) -> None:
+    def keep(self, rows_R: Int[Tensor, "R"], /) -> None:
         """Goes on with these rows."""
         ...
 

@@ -62,7 +62,7 @@ def captions_by_image(path: Path) -> list[Sequence[str]]:
         UsageError: if there is no such file.
         DataError: if it is not a JSON list, or a record is broken.
     """
-    captions = []
+    captions: list[Sequence[str]] = []
     for record in _grouped(path, _checked(path, load_json(path, "a JSON list of captions"))):
         where = f"{path}, record {record['record']}"
         captions.append(caption_texts(required(record, "caption", where, _REMEDY), where, "caption"))
@@ -84,9 +84,11 @@ def _grouped(path: Path, content: list[Any]) -> list[dict[str, Any]]:
         if not isinstance(record, dict):
             raise DataError(f"{path}, record {number}", "", f"is {type(record).__name__}, not an object", _REMEDY)
         image, caption = record.get("image"), record.get("caption")
-        whole = isinstance(image, str) and isinstance(caption, str | list)
-        group = groups.setdefault(image if whole else number, {**record, "caption": [], "record": number})
-        group["caption"] = (
-            [*group["caption"], *([caption] if isinstance(caption, str) else caption)] if whole else caption
+        group = groups.setdefault(
+            image if isinstance(image, str) else number, {**record, "caption": [], "record": number}
         )
+        if isinstance(caption, str | list) and isinstance(group["caption"], list):
+            group["caption"] += [caption] if isinstance(caption, str) else caption
+        else:  # reported when the record is read
+            group["caption"] = None
     return list(groups.values())

@@ -41,14 +41,15 @@ class VisualGenome:
             key = image.get("image_id", image.get("id"))
             url = text_value(required(image, "url", where, _REMEDY), where, "url")
             size = {name: image.get(name) for name in ("width", "height")}
-            records[key] = {"where": where, "id": str(key), "file": "/".join(url.split("/")[-2:]), **size, "texts": []}
+            file = "/".join(url.split("/")[-2:])
+            records[key] = {"where": where, "id": str(key), "file": file, **size, "texts": []}
         for path, key, named in self._files(regions, objects):
             for where, entry in _entries(path):
-                image = entry.get("image_id", entry.get("id"))
-                if image not in records:
-                    raise DataError(where, "image_id", f"{shown(image)} is not in {IMAGES}", _REMEDY)
-                for i, row in enumerate(required(entry, key, where, _REMEDY)):
-                    records[image]["texts"].append([f"{where}, {key} {i + 1}", list(named(row, where)), _edges(row)])
+                number_ = entry.get("image_id", entry.get("id"))
+                if number_ not in records:
+                    raise DataError(where, "image_id", f"{shown(number_)} is not in {IMAGES}", _REMEDY)
+                for i, row in enumerate(_rows(entry, key, where)):
+                    records[number_]["texts"].append([f"{where}, {key} {i + 1}", list(named(row, where)), _edges(row)])
         self._records = Packed(record for record in records.values() if record["texts"])
         if not len(self._records):
             raise DataError(self.name, "", "no image has a text", _REMEDY)
@@ -106,12 +107,21 @@ def _entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"{path}, image {i}", entry
 
 
+def _rows(entry: dict[str, Any], key: str, where: str) -> list[dict[str, Any]]:
+    rows = required(entry, key, where, _REMEDY)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise DataError(where, key, f"is {shown(rows)}, not a list of objects", _REMEDY)
+    return rows
+
+
 def _object_texts(row: dict[str, Any], where: str) -> Iterator[str]:
     names = required(row, "names", where, _REMEDY)
     if not isinstance(names, list) or not names:
         raise DataError(where, "names", f"is {shown(names)}", _REMEDY)
+    attributes = row.get("attributes") or [""]
+    if not isinstance(attributes, list):
+        raise DataError(where, "attributes", f"is {shown(attributes)}", _REMEDY)
     for name in names:
-        attributes = row.get("attributes") or [""]
         yield from (f"{attribute} {name}".strip() for attribute in attributes)
 
 
