@@ -85,7 +85,7 @@ def test_the_baseline_trains_two_heads_and_encodes_each_photo_once(places: tuple
     assert len(task._image_tokens) == 3
 
 
-def test_a_step_trains_everything_but_the_photo_encoder(places: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_step_trains_heads_and_fusion(places: tuple[Path, Path], tmp_path: Path) -> None:
     torch.manual_seed(0)
     baseline = flickr_frozen(*places).model()
     save_model(baseline, tmp_path)
@@ -98,15 +98,17 @@ def test_a_step_trains_everything_but_the_photo_encoder(places: tuple[Path, Path
     loader = StepLoader(recipe.data.train(), recipe.data.transform, recipe.data.collator(), batch=3, seed=0)
     (batch,) = next(iter(loader))
     assert batch.image.shape == (3, 3, 224, 224)
-    assert len(batch.token_ids) == 6  # two captions a photo share its encoding
+    assert len(batch.token_ids) == 9  # three captions a photo share its encoding
+    assert set(task.train()(batch, task.counts(batch)).metrics) == {"match", "match_accuracy"}  # alone at first
+    task.step += recipe.task.first_alone
     output = task.train()(batch, task.counts(batch))
     output.loss.backward()
     assert {"contrast", "match", "masked_words"} <= set(output.metrics)
-    assert all(parameter.grad is None for parameter in model.vision.parameters())
+    assert all(parameter.grad is None for encoder in (model.vision, model.text) for parameter in encoder.parameters())
     assert model.fusion.layers[0].cross.kv.weight.grad.abs().sum() > 0
     task.after_backward()
     task.after_step()
-    assert int(task.queue.pointer) == 6
+    assert int(task.queue.pointer) == 18  # of both passes
 
 
 def test_missing_weights_are_named(tmp_path: Path) -> None:

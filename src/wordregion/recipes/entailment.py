@@ -67,11 +67,12 @@ def _pretrained(checkpoint: Path) -> FusionModel:
     return model
 
 
-def entail_scenes(pairs: int = 200_000, text_only: bool = False) -> Recipe:
-    """A small model learns from nothing whether a built-in scene entails a sentence, in some minutes on two cores.
+def entail_scenes(pairs: int = 200_000, checkpoint: Path | None = None, text_only: bool = False) -> Recipe:
+    """A small model learns whether a built-in scene entails a sentence, in some minutes on two cores.
 
     Args:
         pairs: number of different training pairs.
+        checkpoint: the folder of a run of albef_demo to take the encoders from; None = from nothing.
         text_only: hide the pictures: the baseline. Each sentence stands beside three scenes, one of each class.
     """
     pixels = 64
@@ -80,7 +81,7 @@ def entail_scenes(pairs: int = 200_000, text_only: bool = False) -> Recipe:
     transform = Blank(plain) if text_only else plain
     return Recipe(
         name="entail_scenes",
-        model=partial(_small, tokenizer.vocab_size, pixels),
+        model=partial(_small, tokenizer.vocab_size, pixels, checkpoint),
         task=Classify("entail", distill=0.0),  # a teacher that averages over a short run from nothing has little to say
         data=Data(
             train=partial(SceneEntailment, "train", pairs, image_size=pixels),
@@ -95,5 +96,8 @@ def entail_scenes(pairs: int = 200_000, text_only: bool = False) -> Recipe:
     )
 
 
-def _small(vocab_size: int, pixels: int) -> FusionModel:
-    return for_entailment(albef_tiny_conv(vocab_size, pixels, fusion_layers=2))
+def _small(vocab_size: int, pixels: int, checkpoint: Path | None) -> FusionModel:
+    model = albef_tiny_conv(vocab_size, pixels, fusion_layers=2)
+    if checkpoint is not None:
+        start_from(model, checkpoint, new=("fusion.",))
+    return for_entailment(model)

@@ -97,7 +97,11 @@ def flickr_small(
         name="flickr_small",
         model=partial(_started, frozen.model, start),
         task=Align(
-            objectives=(Match(hardness=0.5, ramp_steps=1000), Contrast(same_image_positives=True), MaskedWords(weight=0.1)),
+            objectives=(
+                Match(hardness=0.5, ramp_steps=1000),
+                Contrast(same_image_positives=True),
+                MaskedWords(weight=0.1),
+            ),
             first_alone=750,
             momentum=0.99,
             queue_size=4096,

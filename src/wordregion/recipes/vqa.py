@@ -89,11 +89,12 @@ def _published_collator(text: str) -> SentenceCollator:
     )
 
 
-def vqa_scenes(questions: int = 200_000, text_only: bool = False) -> Recipe:
-    """A small model learns to answer questions about the built-in scenes, from nothing, in some minutes on two cores.
+def vqa_scenes(questions: int = 200_000, checkpoint: Path | None = None, text_only: bool = False) -> Recipe:
+    """A small model learns to answer questions about the built-in scenes, in some minutes on two cores.
 
     Args:
         questions: number of different training questions.
+        checkpoint: the folder of a run of albef_demo to take the encoders from; None = from nothing.
         text_only: hide the pictures: the baseline. Half of the questions of each kind repeat the words of the other
             half and have another answer.
     """
@@ -103,7 +104,7 @@ def vqa_scenes(questions: int = 200_000, text_only: bool = False) -> Recipe:
     transform = Blank(plain) if text_only else plain
     return Recipe(
         name="vqa_scenes",
-        model=partial(_small, tokenizer.vocab_size, pixels),
+        model=partial(_small, tokenizer.vocab_size, pixels, checkpoint),
         task=Answer(distill=0.0),  # a teacher that averages over a short run from nothing has little to say
         data=Data(
             train=partial(SceneQuestions, "train", questions, image_size=pixels),
@@ -118,5 +119,8 @@ def vqa_scenes(questions: int = 200_000, text_only: bool = False) -> Recipe:
     )
 
 
-def _small(vocab_size: int, pixels: int) -> FusionModel:
-    return for_questions(albef_tiny_conv(vocab_size, pixels, fusion_layers=2), layers=1)
+def _small(vocab_size: int, pixels: int, checkpoint: Path | None) -> FusionModel:
+    model = albef_tiny_conv(vocab_size, pixels, fusion_layers=2)
+    if checkpoint is not None:
+        start_from(model, checkpoint, new=("fusion.",))
+    return for_questions(model, layers=1)
