@@ -148,7 +148,7 @@ def variant_verdicts(folder: Folder, variant: str, only: str) -> Iterator[Verdic
     model, state = released(folder, variant)
     for case in asked:
         mine = {name: entry for name, entry in golden.items() if f"{variant}/{name}".startswith(only)}
-        left = {name for name in mine if name.startswith(f"{case}/")}
+        left = {name for name in mine if name.startswith(f"{case}/") and not name.startswith(f"{case}/loss/")}
         own = {}
         if left:
             own = dict(case_arrays(folder, case, model, state))
@@ -162,7 +162,7 @@ def variant_verdicts(folder: Folder, variant: str, only: str) -> Iterator[Verdic
             else:
                 yield Verdict(f"{variant}/{name} (not computed here)", math.inf, 0.0)
         for stem in sorted({name.split("/")[1] for name in left if re.match(r"\w+/det\d+/", name)}):
-            theirs = {key: mine[f"{case}/{stem}/{key}"][1] for key in ("boxes", "scores", "labels")}
+            theirs = {key: golden[f"{case}/{stem}/{key}"][1] for key in ("boxes", "scores", "labels")}
             yield from same_detections(f"{variant}/{case}/{stem}", theirs, own[stem])
         wanted = [f"{variant}/{case}/{kind}" for kind in ("loss", "grads")]
         if any(name.startswith(only) or only.startswith(name) for name in wanted):

@@ -64,6 +64,7 @@ def one_of(data, row):
     return replace(
         data,
         image=data.image[own],
+        image_key=data.image_key[own],
         image_size=data.image_size[own],
         token_ids=data.token_ids[own],
         token_mask=data.token_mask[own],
@@ -81,7 +82,7 @@ def test_micro_batches_weigh_what_the_whole_batch_weighs():
     totals = sum(task.counts(part) for part in parts)
     torch.testing.assert_close(totals, task.counts(whole))
     assert parts[0].box.shape == (1, 4)
-    assert not torch.equal(task.counts(parts[0]), task.counts(parts[1]))
+    assert task.counts(parts[0])[0] > 0
     torch.testing.assert_close(sum(task(part, totals).loss for part in parts), task(whole, totals).loss)
 
 
