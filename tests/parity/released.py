@@ -19,7 +19,10 @@ def released_model(golden: Golden, name: str, layout: str, momentum: bool = Fals
 
 
 def gradient_tables(golden: Golden, prefix: str, model: FusionModel, layout: str) -> Iterator[tuple[str, Tensor]]:
-    """``PREFIX__grad_l2`` and ``PREFIX__grad_first_mid``, if the folder names the parameters of such tables."""
+    """``PREFIX__grad_l2`` and ``PREFIX__grad_first_mid``, if the folder names the parameters of such tables.
+
+    A parameter without gradient has NaN in the first and zeros in the second.
+    """
     order = golden.manifest["outputs"].get(f"{prefix}__grad_names")
     if order is None:
         return
@@ -28,4 +31,4 @@ def gradient_tables(golden: Golden, prefix: str, model: FusionModel, layout: str
     missing = torch.full((1,), float("nan"))
     flat = [found.get(name, missing).flatten() for name in order]
     yield f"{prefix}__grad_l2", torch.stack([gradient.double().norm().float() for gradient in flat])
-    yield f"{prefix}__grad_first_mid", torch.stack([g[[0, g.numel() // 2]] for g in flat])
+    yield f"{prefix}__grad_first_mid", torch.stack([g[[0, g.numel() // 2]] for g in flat]).nan_to_num(nan=0.0)

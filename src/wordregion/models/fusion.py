@@ -6,6 +6,7 @@ L text tokens, D text width, E shared width.
 
 from collections.abc import Mapping
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from wordregion.nn.fusion import Fused, FusionEncoder
 from wordregion.nn.heads import temperature
 from wordregion.nn.pair_fusion import PairFusion
+from wordregion.nn.places import sine_places
 from wordregion.nn.regions import Views, encode_views
 from wordregion.nn.text import TextEncoder
 from wordregion.nn.vision import TimmVision
@@ -28,6 +30,8 @@ class FusionModel(nn.Module):
         embed: E, the width in which images and texts are compared (256 as published).
         heads: outputs on the fused states by name, for example ``match`` and ``mask``.
         start_temperature: initial softmax temperature of the contrast (0.07 as published).
+        places: add a learned vector for each place of the grid to the image tokens before they are fused; for CNNs,
+            whose tokens hardly tell where they are. Not in the published models.
     """
 
     def __init__(
@@ -38,6 +42,7 @@ class FusionModel(nn.Module):
         heads: Mapping[str, nn.Module],
         embed: int = 256,
         start_temperature: float = 0.07,
+        places: bool = False,
     ) -> None:
         super().__init__()
         self.vision = vision
@@ -47,6 +52,7 @@ class FusionModel(nn.Module):
         self.text_proj = nn.Linear(text.width, embed)
         self.heads = nn.ModuleDict(heads)
         self.temperature = temperature(start_temperature)
+        self.places = nn.Parameter(sine_places(vision.grid, vision.width)) if places else None
 
     @property
     def image_size(self) -> int:
@@ -91,6 +97,8 @@ class FusionModel(nn.Module):
         image_mask_IN: Bool[Tensor, "I N"] | None = None,
     ) -> Fused:
         """Fused states of P pairs; see `FusionEncoder.forward`, or `PairFusion.forward` for two images a text."""
+        if self.places is not None:
+            image_INV = torch.cat([image_INV[:, :1], image_INV[:, 1:] + self.places], dim=1)
         regions = {} if image_mask_IN is None else {"image_mask_IN": image_mask_IN}  # one image a text
         return self.fusion(text_PLD, mask_PL, image_INV, image_index_P, attention_layer, **regions)
 

@@ -123,9 +123,9 @@ def official_checkpoint(model: FusionModel, layout: str, teacher: FusionModel | 
     if teacher is not None:  # modules without a copy have one name only: the student's values
         state = to_official(teacher.state_dict(), layout, momentum=True) | state
     positions = {
-        key.replace("position_embeddings.weight", "position_ids"): torch.arange(len(value))[None]
+        re.sub(r"(position_embeddings|pos_embed)\.weight", "position_ids", key): torch.arange(len(value))[None]
         for key, value in state.items()
-        if key.endswith("embeddings.position_embeddings.weight")
+        if key.endswith(("embeddings.position_embeddings.weight", "vision_encoder.pos_embed.weight"))
     }
     return {key: value.clone() for key, value in (state | positions).items()}
 

@@ -70,6 +70,13 @@ def _encoder_from_decoder(key: str) -> str:
     return key.replace("text_decoder.", "text_encoder.", 1)
 
 
+def _decoder_of_questions(key: str) -> str:
+    """As in ALBEF; but a question's states are narrower than Swin's tokens, so their keys and values have no seed."""
+    if key.startswith("text_decoder.") and ".crossattention.self.query." not in key and ".crossattention.self." in key:
+        return key
+    return decoder_from_fusion(key)
+
+
 HEADS = _mlp("heads.match.", "itm_head.") | _mlp("heads.box.mlp.", "bbox_head.")
 XVLM: dict[str, Layout] = {
     "xvlm/pretrain_swin": Layout(
@@ -124,8 +131,7 @@ XVLM: dict[str, Layout] = {
         | word_head("heads.answer.head.", "text_decoder."),
         stacks=(*ONE_IMAGE, Stack(r"heads\.answer\.layers\.(\d+)\.", "text_decoder.bert.encoder.layer.", 0)),
         momentum=(),
-        seed=decoder_from_fusion,
-        # a question's states are narrower than Swin's tokens, so their keys and values have no seed
+        seed=_decoder_of_questions,
         new=(*CONTRAST, *(f"heads.answer.layers.{layer}.cross.kv." for layer in range(TEXT_LAYERS))),
     ),
     "xvlm/nlvr": Layout(

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -18,8 +18,11 @@ from transformers import AutoConfig
 
 from wordregion.errors import CheckpointError
 from wordregion.models.fusion import FusionModel
+from wordregion.models.grounder import Grounder
 from wordregion.models.official import fill_official, is_official, layout_of
+from wordregion.models.official_glip import fill_glip, is_glip
 from wordregion.models.report import LoadReport, fill, tied_groups
+from wordregion.models.store_grounder import KIND, build_grounder, describe_grounder
 from wordregion.nn.decoder import AnswerDecoder
 from wordregion.nn.fusion import FusionBlock, FusionEncoder
 from wordregion.nn.heads import AssignHead, BoxHead, ClassHead, MaskHead, MatchHead, MlpHead, ReplacedHead
@@ -98,7 +101,7 @@ PARTS: dict[str, Part] = {
 """Fusion encoders and heads by class name; a new head adds a row."""
 
 
-def save_model(model: FusionModel, folder: str | Path, state: dict[str, Tensor] | None = None) -> None:
+def save_model(model: FusionModel | Grounder, folder: str | Path, state: dict[str, Tensor] | None = None) -> None:
     """Writes ``model.safetensors`` (tied weights once) and ``model.json``.
 
     Args:
@@ -110,7 +113,7 @@ def save_model(model: FusionModel, folder: str | Path, state: dict[str, Tensor] 
         CheckpointError: if the model has a part that `PARTS` does not list.
     """
     folder = Path(folder)
-    structure = describe(model)
+    structure = describe_grounder(model) if isinstance(model, Grounder) else describe(model)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / STRUCTURE).write_text(json.dumps(structure, indent=1) + "\n")
     save_weights(model, folder / WEIGHTS, state)  # last: a folder with weights is whole
@@ -118,8 +121,9 @@ def save_model(model: FusionModel, folder: str | Path, state: dict[str, Tensor] 
 
 def describable(model: nn.Module) -> bool:
     """Whether `save_model` can describe the model."""
-    return isinstance(model, FusionModel) and all(
-        type(part).__name__ in PARTS for part in (model.fusion, *model.heads.values())
+    return isinstance(model, Grounder) or (
+        isinstance(model, FusionModel)
+        and all(type(part).__name__ in PARTS for part in (model.fusion, *model.heads.values()))
     )
 
 
@@ -132,24 +136,33 @@ def save_weights(model: nn.Module, path: Path, state: dict[str, Tensor] | None =
     draft.rename(path)
 
 
-def load_model(source: str | Path) -> FusionModel:
+@overload
+def load_model(source: str | Path) -> FusionModel: ...
+@overload
+def load_model(source: str | Path, kind: type[Grounder]) -> Grounder: ...
+def load_model(source: str | Path, kind: type[FusionModel] | type[Grounder] = FusionModel) -> FusionModel | Grounder:
     """The model that `save_model` wrote, in evaluation mode.
 
     Args:
         source: a folder, or the name of a hub repository that holds one.
+        kind: `Grounder` for a detector.
 
     Raises:
-        CheckpointError: if there is no such folder or repository, or it is damaged or incomplete.
+        CheckpointError: if there is no such folder or repository, or it is damaged, incomplete, or of another kind.
     """
     folder = Path(source)
     if not folder.is_dir():
         folder = _from_hub(str(source))
     structure = folder / STRUCTURE
     try:
-        model = build(json.loads(structure.read_text()))
+        found = json.loads(structure.read_text())
+        detector = found.get("kind") == KIND
+        if detector is not (kind is Grounder):
+            raise CheckpointError(f"{folder}: holds {'a' if detector else 'no'} detector. Load a {kind.__name__}.")
+        model = build_grounder(found) if detector else build(found)
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder}: has no {STRUCTURE}. Give a folder that save_model or train wrote.") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise CheckpointError(f"{structure}: damaged ({type(error).__name__}: {reason}). Write it again.") from error
     start_from(model, folder)
@@ -157,7 +170,7 @@ def load_model(source: str | Path) -> FusionModel:
 
 
 def start_from(
-    model: FusionModel,
+    model: FusionModel | Grounder,
     path: str | Path,
     new: tuple[str, ...] = (),
     seed: Callable[[str], str] = lambda name: name,
@@ -183,7 +196,9 @@ def start_from(
     if path.is_dir() and not file.is_file():
         raise CheckpointError(f"{path}: has no {WEIGHTS}. Give the folder of a finished run, or finish it (--resume).")
     state = read_weights(file)
-    if is_official(state):
+    if isinstance(model, Grounder) and is_glip(state):
+        return fill_glip(model, state, str(file))
+    if isinstance(model, FusionModel) and is_official(state):
         return fill_official(model, state, layout_of(model), str(file), new)
     names = {name: ((name,) if name in state else (seed(name),)) for name in model.state_dict()}
     return fill(model, state, names, str(file), new)
@@ -208,6 +223,7 @@ def describe(model: FusionModel) -> dict[str, Any]:
         "fusion": _part(model.fusion),
         "heads": {name: _part(head) for name, head in model.heads.items()},
         "embed": model.image_proj.out_features,
+        "places": model.places is not None,
     }
 
 
@@ -224,6 +240,7 @@ def build(structure: dict[str, Any]) -> FusionModel:
         fusion=_built(fusion, text),  # type: ignore[arg-type]
         heads={name: _built(head, text) for name, head in heads.items()},
         embed=structure["embed"],
+        places=structure.get("places", False),
     )
 
 
