@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from wordregion.data.check import verify
+from wordregion.data.datasets.opening import open_source
 from wordregion.data.datasets.refer import Referring
 from wordregion.errors import DataError, UsageError, WordregionError
 from wordregion.schema import Grounding
@@ -147,3 +148,7 @@ def test_parts_that_do_not_go_together(write):
         Referring([])
     with pytest.raises(WordregionError, match="no such file"):
         Referring(folder / "nothing.json")
+
+
+def test_data_check_knows_the_format(write):
+    assert isinstance(open_source(str(write() / "val.json")), Referring)
