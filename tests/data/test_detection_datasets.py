@@ -173,3 +173,23 @@ def test_open_images(tmp_path: Path) -> None:
         OpenImages(tmp_path)
     with pytest.raises(UsageError, match="no such file"):
         OpenImages(tmp_path, "test")
+
+
+def test_a_part_of_a_source_is_named_as_in_python(tmp_path: Path) -> None:
+    photo(tmp_path, "a.jpg")
+    path = lines(tmp_path, *(odvg(detection={"instances": []}, id=i) for i in range(5)))
+
+    def ids(part: str) -> list[str]:
+        dataset = open_source(f"{path}{part}")
+        return [dataset[i].id for i in range(len(dataset))]
+
+    assert ids("[0::2]") == ["0", "2", "4"]
+    assert ids("[1::2]") == ["1", "3"]
+    assert ids("[:2]") == ["0", "1"]
+    assert ids("[-1:]") == ["4"]
+    assert open_source(f"{path}[1::2]").name == f"{path}[1::2]"
+    assert "line 4" in open_source(f"{path}[1::2]").where(1)
+    with pytest.raises(UsageError, match="no record is left"):
+        open_source(f"{path}[9:]")
+    with pytest.raises(UsageError, match="step of 0"):
+        open_source(f"{path}[::0]")

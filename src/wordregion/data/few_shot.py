@@ -15,13 +15,14 @@ class Subset:
         dataset: whose records these are.
         indices: which ones.
         copies: how often the whole comes; equal epochs for 1, 3, 5 and 10 shots ask for 8, 4, 2 and 1 (GLIP's code).
+        name: of the part; default: the data set's.
 
     Raises:
         UsageError: if nothing is left.
     """
 
-    def __init__(self, dataset: Dataset, indices: Sequence[int], copies: int = 1) -> None:
-        self.dataset, self.name = dataset, dataset.name
+    def __init__(self, dataset: Dataset, indices: Sequence[int], copies: int = 1, name: str = "") -> None:
+        self.dataset, self.name = dataset, name or dataset.name
         self.indices = list(indices) * copies
         if not self.indices:
             raise UsageError(f"{dataset.name}: no record is left of it. Choose at least one.")

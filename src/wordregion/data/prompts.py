@@ -304,6 +304,22 @@ def positive_map(tokens_SL: Bool[Tensor, "S L"]) -> Float[Tensor, "S L"]:
     return weight_SL / (weight_SL.sum(1, keepdim=True) + 1e-6)
 
 
+def phrase_prompts(text: str, spans: Sequence[Span], tokenizer: Tokenizer) -> list[Prompt]:
+    """A caption as one prompt, or as several where it is over the tokenizer's limit; phrases keep their numbers.
+
+    Pieces without a phrase are left out.
+
+    Raises:
+        UsageError: if a single phrase is longer than the limit.
+    """
+    prompts = []
+    for begin, end in split_caption(text, spans, tokenizer) if spans else ():
+        inside = {n: (b - begin, e - begin) for n, (b, e) in enumerate(spans) if begin <= b < end}
+        if inside:
+            prompts.append(Prompt(text[begin:end], inside))
+    return prompts
+
+
 def split_caption(text: str, spans: Sequence[Span], tokenizer: Tokenizer) -> list[Span]:
     """Cuts a caption that is longer than the tokenizer's limit between words, never inside a span.
 

@@ -17,7 +17,7 @@ from wordregion.data.fields import shown
 from wordregion.data.files import Packed, load_json
 from wordregion.data.negatives import part_path
 from wordregion.data.noun_phrases import noun_phrases
-from wordregion.data.prompts import Prompt, Span, split_caption
+from wordregion.data.prompts import Prompt, Span, phrase_prompts
 from wordregion.data.tagging import Tagger
 from wordregion.data.tokens import Tokenizer
 from wordregion.errors import DataError, UsageError
@@ -40,14 +40,16 @@ class PseudoSettings:
     Attributes:
         least: score below which a box is dropped; GLIP keeps what is above 0.5.
         most: boxes of a phrase that are kept at most, the best ones.
+        overlap: IoU above which the teacher suppresses the lower box of a phrase.
     """
 
     least: float = 0.5
     most: int = 20
+    overlap: float = 0.6
 
     def __post_init__(self) -> None:
-        if not 0 < self.least <= 1 or self.most < 1:
-            raise UsageError(f"{self}: 0 < least <= 1 and most >= 1 must hold.")
+        if not (0 < self.least <= 1 and 0 < self.overlap <= 1) or self.most < 1:
+            raise UsageError(f"{self}: 0 < least <= 1, 0 < overlap <= 1 and most >= 1 must hold.")
 
 
 @dataclass(frozen=True)
@@ -100,11 +102,9 @@ def label(
     prompts: list[list[Prompt]] = [[] for _ in records]
     owner: list[list[int]] = [[] for _ in records]  # the caption of each prompt
     for row, ((place, text), own) in enumerate(zip(captions, spans, strict=True)):
-        for begin, end in split_caption(text, own, tokenizer) if own else ():
-            inside = {n: (b - begin, e - begin) for n, (b, e) in enumerate(own) if begin <= b < end}
-            if inside:
-                prompts[place].append(Prompt(text[begin:end], inside))
-                owner[place].append(row)
+        for prompt in phrase_prompts(text, own, tokenizer):
+            prompts[place].append(prompt)
+            owner[place].append(row)
     asked = [place for place in range(len(records)) if prompts[place]]
     answers = teacher([records[place][1] for place in asked], [prompts[place] for place in asked])
     kept: dict[int, list[Located]] = defaultdict(list)

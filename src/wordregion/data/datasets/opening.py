@@ -1,5 +1,6 @@
 """From what a user types to a data set."""
 
+import re
 from pathlib import Path
 
 from wordregion.data.datasets.albef import AlbefJson
@@ -12,10 +13,12 @@ from wordregion.data.datasets.nlvr2 import Nlvr2, kind_of_statements
 from wordregion.data.datasets.odvg import Odvg, is_odvg
 from wordregion.data.datasets.open_images import CLASSES, OpenImages
 from wordregion.data.datasets.pairs import ImageText
+from wordregion.data.datasets.refer import Referring
 from wordregion.data.datasets.region_lines import RegionLines, is_region_line
 from wordregion.data.datasets.snli_ve import SnliVe, is_snli_ve
 from wordregion.data.datasets.visual_genome import IMAGES, VisualGenome
 from wordregion.data.datasets.vqa import open_questions
+from wordregion.data.few_shot import Subset
 from wordregion.data.files import load_json
 from wordregion.data.sources import HFDataset, Jsonl, Parquet, Source, Tar
 from wordregion.errors import DataError, UsageError
@@ -23,10 +26,11 @@ from wordregion.schema import Dataset
 
 KINDS = (
     "scenes, a .jsonl (captions, X-VLM's regions, ODVG), .json (ALBEF captions or questions, COCO captions or "
-    "instances, LVIS, Objects365, MDETR, NLVR, NLVR2, VQA v2 questions), .txt (DAQUAR), .parquet or .tar file (or "
-    "pattern), or a folder of Flickr30k Entities, OpenImages, Visual Genome or of a saved Hugging Face data set"
+    "instances, LVIS, Objects365, MDETR, NLVR, NLVR2, RefCOCO, VQA v2 questions), .txt (DAQUAR), .parquet or .tar file "
+    "(or pattern), or a folder of Flickr30k Entities, OpenImages, Visual Genome or of a saved Hugging Face data set"
 )
 
+_PART = re.compile(r"(.+)\[(-?\d*):(-?\d*)(?::(-?\d*))?\]")
 _VAL_SCENES = 512  # making every caption true of one scene only takes time that grows with the square of this
 
 
@@ -36,13 +40,20 @@ def open_source(spec: str, images: Path | None = None) -> Dataset:
     ``scenes`` is the built-in set: 20,000 scenes for training, 512 for validation.
 
     Args:
-        spec: a path or pattern, with ``#split`` where a source has splits: ``"flickr30k#val"``, ``"scenes#val"``.
+        spec: a path or pattern, with ``#split`` where a source has splits: ``"flickr30k#val"``, ``"scenes#val"``. At
+            its end, ``[begin:end]`` or ``[begin:end:step]`` picks records as in Python: ``"flickr30k#train[0::2]"``.
         images: folder or tar of the images, if they are not beside the source.
 
     Raises:
         UsageError: if there is no such source, or its kind is not known.
         DataError: if the source cannot be used as a whole.
     """
+    if (part := _PART.fullmatch(spec)) and not Path(spec).exists():
+        begin, end, step = (int(part[k]) if part[k] else None for k in (2, 3, 4))
+        if step == 0:
+            raise UsageError(f"{spec}: a step of 0 picks nothing. Write, for example, {part[1]}[0::2].")
+        dataset = open_source(part[1], images)
+        return Subset(dataset, range(len(dataset))[begin:end:step], name=spec)
     path, split = (spec, None) if Path(spec).exists() else _split(spec)
     if path == "scenes" and not Path(path).exists():
         from wordregion.data.scenes import Scenes
@@ -116,6 +127,8 @@ def _open_json(path: Path, images: Path | None) -> Dataset:
     ):
         return open_questions(path, images, content=content)
     if isinstance(content, list):
+        if any(isinstance(record, dict) and "ref_id" in record for record in content[:100]):
+            return Referring(path, images)
         return AlbefJson(path, images, content)
     if not isinstance(content, dict):
         raise DataError(str(path), "", f"the top level is {type(content).__name__}", remedy)
