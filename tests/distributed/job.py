@@ -56,13 +56,16 @@ def without_dropout(build: Any) -> nn.Module:
     return model
 
 
-def tiny_recipe(fixed: int | None = None, objectives: str = "all", size: int = 50, **run: Any) -> Recipe:
+def tiny_recipe(
+    fixed: int | None = None, objectives: str = "all", size: int = 50, teacher: bool = True, **run: Any
+) -> Recipe:
     """ALBEF of 0.1 M parameters on small scenes.
 
     Args:
         fixed: with a number of texts: no dropout and `Neighbour` negatives in blocks of so many.
         objectives: "all" or "masked".
         size: scenes; 50 of them at batch 8 put step 5 and step 10 in the middle of an epoch.
+        teacher: otherwise the contrast's keys are the student's own, of all processes, with gradient.
         run: fields of `Run`.
     """
     tokenizer = Tokenizer("scenes", max_tokens=16)
@@ -75,7 +78,9 @@ def tiny_recipe(fixed: int | None = None, objectives: str = "all", size: int = 5
     return Recipe(
         name="tiny",
         model=build if fixed is None else partial(without_dropout, build),
-        task=Align(objectives=chosen, queue_size=20, ramp_steps=5, momentum=0.9),
+        task=Align(objectives=chosen, queue_size=20, ramp_steps=5, momentum=0.9)
+        if teacher
+        else Align(objectives=chosen, queue_size=0, distill=0.0, momentum=None),
         data=Data(
             train=partial(Scenes, "train", size, image_size=PIXELS),
             transform=TrainTransform(PIXELS),

@@ -21,6 +21,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"out": str(folder / "ddp"), "parallel": "ddp", "fixed": 4},
         {"out": str(folder / "fsdp"), "parallel": "fsdp", "fixed": 4, "evaluate": True},
         {"out": str(folder / "recomputed"), "parallel": "fsdp", "fixed": 4, "checkpoint_activations": True},
+        {"out": str(folder / "ddp_keys"), "parallel": "ddp", "fixed": 4, "teacher": False},
+        {"out": str(folder / "fsdp_keys"), "parallel": "fsdp", "fixed": 4, "teacher": False},
         {"out": str(folder / "ddp_masked"), "parallel": "ddp", "fixed": 4, "objectives": "masked", "accumulate": 2},
         {"out": str(folder / "fsdp_masked"), "parallel": "fsdp", "fixed": 4, "objectives": "masked", "accumulate": 2},
     ]
@@ -32,7 +34,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same by one process."""
     folder = tmp_path_factory.mktemp("alone")
-    for name, settings in (("all", {}), ("masked", {"objectives": "masked"})):
+    for name, settings in (("all", {}), ("masked", {"objectives": "masked"}), ("keys", {"teacher": False})):
         result = train(tiny_recipe(fixed=4, **settings), folder / name)
         torch.save(state_of(result), folder / name / "state.pt")
     return folder
@@ -57,6 +59,11 @@ def assert_same(run: Path, reference: Path) -> None:
 def test_two_processes_equal_one_with_the_whole_batch(runs: Path, alone: Path, mode: str) -> None:
     """Includes the queue, the teacher, the counter and the clipped gradient's norm."""
     assert_same(runs / mode, alone / "all")
+
+
+@pytest.mark.parametrize("mode", ["ddp_keys", "fsdp_keys"])
+def test_keys_of_other_processes_get_their_gradient(runs: Path, alone: Path, mode: str) -> None:
+    assert_same(runs / mode, alone / "keys")
 
 
 @pytest.mark.parametrize("mode", ["ddp_masked", "fsdp_masked"])
