@@ -1,6 +1,6 @@
 """Answers out of a decoder: a candidate list ranked as ALBEF does, or words freely generated.
 
-Shape letters: Q questions, L their tokens, D width, C candidates, M tokens of a candidate, K kept candidates, B beams,
+Shape letters: Q questions, L their tokens, D width, C candidates, M tokens of a candidate, K kept candidates,
 V vocabulary.
 """
 
@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from wordregion.models.generate import Limits, beam_search
 from wordregion.nn.decoder import AnswerDecoder
 
 ROWS_AT_ONCE = 4096
@@ -84,36 +85,26 @@ def generate_answers(
         start: id of the token before every answer ([CLS]).
         end: id of the token that ends one ([SEP]).
         max_tokens: an answer without end is cut here.
-        beams: B.
+        beams: answers followed at the same time.
 
     Returns:
         ids of each answer, without start and end.
     """
-    Q, B, device = len(question_QLD), beams, question_QLD.device
-    cache = decoder.new_cache()
-    tokens_QBM = torch.full((Q, B, 1), start, device=device)
-    score_QB = torch.full((Q, B), float("-inf"), device=device)
-    score_QB[:, 0] = 0.0
-    best_Q = torch.full((Q,), float("-inf"), device=device)
-    best: list[list[int]] = [[] for _ in range(Q)]
-    first_row_Q1 = torch.arange(Q, device=device)[:, None] * B
-    for _ in range(max_tokens):
-        last = tokens_QBM[:, :, -1].reshape(Q * B, 1)
-        hidden = decoder(last, torch.ones_like(last, dtype=torch.bool), question_QLD, mask_QL, cache=cache)
-        log_QBV = decoder.head(hidden[:, 0]).float().log_softmax(-1).view(Q, B, -1)
-        V = log_QBV.shape[2]
-        found, flat = (score_QB[:, :, None] + log_QBV).flatten(1).topk(min(2 * B, B * V), dim=1)
-        beam, word = flat // V, flat % V
-        ended = word == end
-        for q, b in ended[:, :B].nonzero().tolist():
-            if found[q, b] > best_Q[q]:
-                best_Q[q] = found[q, b]
-                best[q] = tokens_QBM[q, beam[q, b], 1:].tolist()
-        score_QB, order = found.masked_fill(ended, float("-inf")).topk(B, dim=1)
-        beam, word = beam.gather(1, order), word.gather(1, order)
-        tokens_QBM = torch.cat([tokens_QBM.gather(1, beam[..., None].expand_as(tokens_QBM)), word[..., None]], dim=2)
-        if bool((best_Q >= score_QB[:, 0]).all()):  # a longer answer is never more probable
-            break
-        cache.keep((first_row_Q1 + beam).flatten())
-    cut = tokens_QBM[:, 0, 1:].tolist()
-    return [best[q] if best_Q[q] >= score_QB[q, 0] else cut[q] for q in range(Q)]
+    prompt = torch.tensor([start], device=question_QLD.device)
+    writer = _AnswerWriter(decoder, question_QLD, mask_QL)
+    return beam_search(writer, prompt, len(question_QLD), beams, Limits(end, max_tokens + 1), length_power=0.0).ids
+
+
+class _AnswerWriter:
+    """Gives the next token's logits for answers to some questions, equally many for each, in order."""
+
+    def __init__(self, decoder: AnswerDecoder, question_QLD: Tensor, mask_QL: Tensor) -> None:
+        self.decoder, self.question, self.mask, self.cache = decoder, question_QLD, mask_QL, decoder.new_cache()
+
+    def __call__(self, new: Tensor) -> Tensor:
+        real = torch.ones_like(new, dtype=torch.bool)
+        hidden = self.decoder(new, real, self.question, self.mask, cache=self.cache)
+        return self.decoder.head(hidden[:, -1]).float()
+
+    def keep(self, rows: Tensor) -> None:
+        self.cache.keep(rows)

@@ -123,7 +123,8 @@ def beam_search(
     """The best text found for each of Q sequences, as in transformers 4.12 (which X-VLM uses).
 
     A finished text has the sum of its tokens' log-probabilities over its length to the power of `length_power`; a
-    search ends when none of its running beams can beat the worst of its B finished ones at the present length.
+    search ends when none of its running beams can beat the worst of its B finished ones at the present length (with
+    power 0, where nothing that is longer is more probable: the best of them).
 
     Args:
         model: of Q x B rows, ordered by sequence.
@@ -139,7 +140,7 @@ def beam_search(
     score_QB = torch.full((Q, B), float("-inf"), device=device)
     score_QB[:, 0] = 0.0  # all beams of a sequence begin alike: one of them counts
     first_row_Q1 = torch.arange(Q, device=device)[:, None] * B
-    finished: list[_Best] = [_Best(B) for _ in range(Q)]
+    finished = [_Best(B, enough=1 if length_power == 0 else B) for _ in range(Q)]
     new = ids
     while ids.shape[1] < limits.max_tokens:
         log_RW = limits.apply(model(new).log_softmax(1), ids)
@@ -172,10 +173,10 @@ def beam_search(
 
 
 class _Best:
-    """The finished texts of one search, at most `room`, the best last; `done` when no better one can come."""
+    """The finished texts of one search, at most `room`, the best last; `done` when `enough` of them can't be beaten."""
 
-    def __init__(self, room: int) -> None:
-        self.room, self.done = room, False
+    def __init__(self, room: int, enough: int) -> None:
+        self.room, self.enough, self.done = room, enough, False
         self.texts: list[tuple[float, Tensor, bool]] = []
 
     def add(self, score: float, tokens: Tensor, ended: bool) -> None:
@@ -184,7 +185,7 @@ class _Best:
         del self.texts[: -self.room]
 
     def close(self, attainable: float) -> None:
-        self.done = len(self.texts) == self.room and self.texts[0][0] >= attainable
+        self.done = len(self.texts) >= self.enough and self.texts[-self.enough][0] >= attainable
 
 
 def _check_room(prompt_M: Tensor, limits: Limits) -> None:
