@@ -115,11 +115,11 @@ def xvlm_scenes(scenes: int = 200_000) -> Recipe:
         data=Data(
             train=partial(Scenes, "train", scenes, image_size=pixels),
             transform=plain,
-            collator=partial(Collator, tokenizer, Masking(), regions=5),
+            collator=partial(Collator, tokenizer, Masking(), regions=4),
             evaluate=partial(Scenes, "val", 256, image_size=pixels, captions=1),
             eval_transform=plain,
         ),
         optim=AdamW(lr=2e-3, betas=(0.9, 0.98), warmup=50, final=0.01, lr_scale=(("temperature", 0.02),)),
-        run=Run(steps=1500, batch=48, clip=1.0, workers=1, log_every=10, save_every=500),
+        run=Run(steps=1000, batch=32, clip=1.0, workers=1, log_every=10, save_every=500),
         evaluation=evaluate_boxes,
     )
