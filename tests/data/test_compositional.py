@@ -1,6 +1,7 @@
 """Compositional test sets in the formats in which they are published, written here by hand."""
 
 import json
+import tarfile
 
 import pytest
 from PIL import Image
@@ -37,6 +38,11 @@ def test_sugar_crepe_a_folder_of_kinds(tmp_path):
     assert sample.texts == ("a true swap_att", "a false swap_att")
     assert [(g.text, g.image) for g in sample.groundings] == [(0, 0)]
     assert sample.target == {"kind": "swap_att", "group": None}
+    with tarfile.open(tmp_path / "photos.tar", "w") as tar:
+        tar.add(tmp_path / "photos", arcname="val2017")  # a name may leave out the tar's one folder
+    packed = open_contests(str(tmp_path / "set"), tmp_path / "photos.tar", available=True)
+    assert (len(packed), packed.left_out) == (2, 2)
+    assert packed[1].images == sample.images
     everything = open_contests(str(tmp_path / "set"), tmp_path / "photos")
     assert len(everything) == 4
     with pytest.raises(DataError, match=r"no image '2.png'"):

@@ -106,6 +106,19 @@ class ImageStore:
             return [bytes(name).decode("utf-8", "surrogatepass") for name in self._sorted]
         return sorted(path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if path.is_file())
 
+    def has(self, name: str) -> bool:
+        """Whether `open` would find that file."""
+        return (self.root / name).is_file() if self._tar is None else self._row(name) is not None
+
+    def _row(self, name: str) -> int | None:
+        """Where the tar lists a file, by its name, or by its name below the shared top folder."""
+        wanted = name.removeprefix("./").encode("utf-8", "surrogatepass")
+        for key in (wanted, b"./" + wanted, self._top + wanted):
+            at = bisect_left(self._sorted, key)
+            if at < len(self._sorted) and bytes(self._sorted[at]) == key:
+                return int(self._order[at])
+        return None
+
     def _read(self, name: str, where: str, field: str) -> bytes:
         remedy = "Add the image, remove the record, or point 'images' at the folder or tar that holds it."
         if self._tar is None:
@@ -116,11 +129,8 @@ class ImageStore:
             except (OSError, ValueError) as error:
                 reason = error.strerror if isinstance(error, OSError) else str(error)
                 raise DataError(where, field, f"cannot read image {name!r} ({reason})", remedy) from error
-        wanted = name.removeprefix("./").encode("utf-8", "surrogatepass")
-        for key in (wanted, b"./" + wanted, self._top + wanted):
-            at = bisect_left(self._sorted, key)
-            if at < len(self._sorted) and bytes(self._sorted[at]) == key:
-                return self._tar.read(int(self._order[at]))
+        if (row := self._row(name)) is not None:
+            return self._tar.read(row)
         damage = f" ({self._tar.damage})" if self._tar.damage else ""
         raise DataError(where, field, f"no image '{name}' in {self.root}{damage}", remedy)
 

@@ -65,12 +65,11 @@ class Contests:
         files = sorted(folder.rglob("*.json*")) if root.is_dir() else [root]
         default = folder / "images" if (folder / "images").is_dir() else folder
         self._images = ImageStore(default if images is None else images)
-        there = set(self._images.names()) if available else None
         packed: list[tuple[Any, ...]] = []
         for file in files:
             name = "_".join(file.relative_to(folder).with_suffix("").parts)
             for key, where, case in _cases(file):
-                if there is not None and not there.issuperset(case.images):
+                if available and not all(map(self._images.has, case.images)):
                     self.left_out += 1
                     continue
                 packed.append(
