@@ -43,10 +43,14 @@ usage: wordregion COMMAND ...
   eval compositional RUN  does it tell a caption from one that says almost the same?
   predict heatmap    draw where a trained run looks for each word of a text
   predict caption    describe a picture
+  predict locate     draw the box of what a text describes
+  predict detect     boxes of classes in a picture or a folder of pictures
+  predict ground     boxes of each phrase of a caption
   convert IN OUT     a released checkpoint to a model folder of ours, or back
   ablate RECIPE...   several recipes at equal steps, several seeds, one table
   data check SOURCE  read a data set, count what is in it, list what is broken
   data neggen SOURCE make false captions for training with FG-ITM
+  data pseudo-label SOURCE  a teacher's boxes for the phrases of captions: self-training
   bench [NAME]       the benchmarks of a checkout
 
 Every command explains itself:  wordregion train --help
@@ -78,6 +82,7 @@ DATA_HELP = """usage: wordregion data ACTION SOURCE [flags]
 
   check SOURCE    read a data set, count what is in it, list what is broken
   neggen SOURCE   make false captions of a data set's captions, for training with FG-ITM
+  pseudo-label SOURCE  put a teacher's boxes on the noun phrases of a data set's captions, for self-training
 
 Every action explains itself:  wordregion data check --help
 """
@@ -228,7 +233,7 @@ class ConvertFlags:
     out: Positional[Path]
     """folder to write; with --to-official: the checkpoint file"""
     layout: Annotated[str | None, arg(name="as", metavar="KIND", help_behavior_hint="")] = None
-    """albef/pretrain, albef/retrieval, albef/vqa, albef/entailment, albef/nlvr or albef/nlvr_pretrain"""
+    """albef/pretrain, albef/retrieval, xvlm/pretrain_swin, xvlm/bbox ...: all of them stand in docs/checkpoints.md"""
     to_official: bool = False
     """write the released layout, which the model's heads decide"""
     momentum: bool = False
@@ -440,7 +445,10 @@ def _ablate(args: list[str]) -> int:
 
 
 def _predict(args: list[str]) -> int:
-    actions = {"heatmap": _predict_heatmap, "caption": _predict_caption}
+    actions = {
+        "heatmap": _predict_heatmap, "caption": _predict_caption, "detect": _predict_detect, "ground": _predict_ground,
+        "locate": _predict_locate,
+    }  # fmt: skip
     if not args or args[0] in ("-h", "--help"):
         listed = "\n".join(f"  wordregion predict {name} --help" for name in actions)
         print(f"usage: wordregion predict ACTION IMAGE ...\n\nEvery action explains itself:\n{listed}")
@@ -461,6 +469,23 @@ def _predict_caption(args: list[str]) -> int:
     return 0
 
 
+def _predict_locate(args: list[str]) -> int:
+    from wordregion.predict_locate import LocateFlags, check_locate, draw_place, locate
+
+    flags = _parse(LocateFlags, "wordregion predict locate", args)
+    if flags is None:
+        return 0
+    picture = check_locate(flags)
+    model, tokenizer, transform = _trained(flags.run, flags.vocab, _device(flags.device))
+    if not hasattr(model, "encode_views"):
+        raise UsageError(f"{flags.run}: a {type(model).__name__} locates no text. Give a run or model of X-VLM's kind.")
+    place = locate(model, tokenizer, transform, picture, flags.text)
+    draw_place(picture, place, flags.text).save(flags.out)
+    print(f"{place.caption(flags.text)}  {' '.join(f'{v:.3f}' for v in place.box)}")
+    print(f"written: {flags.out}")
+    return 0
+
+
 def _predict_heatmap(args: list[str]) -> int:
     from wordregion.predict import HeatmapFlags, check_heatmap, draw_heatmap, word_maps
 
@@ -478,15 +503,78 @@ def _predict_heatmap(args: list[str]) -> int:
     return 0
 
 
+def _predict_detect(args: list[str]) -> int:
+    from wordregion.predict_boxes import DetectFlags, check_flags, class_prompts, parse_classes, run_boxes
+
+    flags = _parse(DetectFlags, "wordregion predict detect", args)
+    if flags is None:
+        return 0
+    names = check_flags(flags)
+    parse_classes(flags.classes)
+    device = _device(flags.device)
+    detector, tokenizer, transform = _detector(flags.run, flags.vocab, device)
+    phrases, prompts = class_prompts(flags, tokenizer)
+    return _told_boxes(flags, *run_boxes(flags, names, detector, tokenizer, transform, phrases, prompts, device))
+
+
+def _predict_ground(args: list[str]) -> int:
+    from wordregion.data.tagging import SpacyTagger
+    from wordregion.predict_boxes import GroundFlags, caption_prompts, check_flags, run_boxes
+
+    flags = _parse(GroundFlags, "wordregion predict ground", args)
+    if flags is None:
+        return 0
+    names = check_flags(flags)
+    tagger, device = SpacyTagger(flags.tagger), _device(flags.device)
+    detector, tokenizer, transform = _detector(flags.run, flags.vocab, device)
+    phrases, prompts = caption_prompts(flags.caption, tagger, tokenizer)
+    return _told_boxes(flags, *run_boxes(flags, names, detector, tokenizer, transform, phrases, prompts, device))
+
+
+def _told_boxes(flags: Any, answers: list[Any], broken: list[str]) -> int:
+    """Prints what was found, and what could not be read; exit status 1 if there is such."""
+    for answer in answers if len(answers) == 1 else ():
+        for row in answer.rows():
+            print(f"{row['score']:.2f}  {row['phrase']}  {' '.join(f'{v:g}' for v in row['box'])}")
+    print(f"{sum(len(answer.found) for answer in answers):,} boxes in {len(answers):,} pictures")
+    for line in broken:
+        print(f"passed over: {line}", file=sys.stderr)
+    for path in (flags.out, flags.json, flags.coco):
+        if path is not None:
+            print(f"written: {path}")
+    return 1 if broken else 0
+
+
+def _detector(run: Path, vocab: str, device: "torch.device", overlap: float | None = None) -> tuple[Any, Any, Any]:
+    """What finds boxes, with tokenizer and transform, of a run or of a folder that holds a model alone.
+
+    Raises:
+        UsageError: if its model finds no boxes.
+    """
+    from wordregion.detector import Detector
+    from wordregion.models.detect import Thresholds
+    from wordregion.models.grounder import Grounder
+
+    model, tokenizer, transform = _trained(run, vocab, device)
+    if not isinstance(model, Grounder):
+        raise UsageError(f"{run}: a {type(model).__name__} finds no boxes. Give a run or model of GLIP's kind.")
+    keep = Thresholds() if overlap is None else Thresholds(overlap=overlap)
+    return Detector(model.eval(), tokenizer, keep), tokenizer, transform
+
+
 def _trained(run: Path, vocab: str, device: "torch.device") -> tuple[Any, Any, Any]:
     """Model, tokenizer and transform of a run, or of a folder that holds a model alone."""
+    from wordregion.data.ground_transforms import GroundEvalTransform
     from wordregion.data.tokens import Tokenizer
     from wordregion.data.transforms import EvalTransform
+    from wordregion.models.grounder import Grounder
     from wordregion.models.store import STRUCTURE, load_model
     from wordregion.runs import load_student, read_record
 
     if not (run / "recipe.json").is_file() and (run / STRUCTURE).is_file():
-        model = load_model(run).to(device)
+        model: Any = load_model(run).to(device)
+        if isinstance(model, Grounder):
+            return model, Tokenizer(vocab, max_tokens=256, clean=False), GroundEvalTransform()
         return model, Tokenizer(vocab, sep=False), EvalTransform(model.image_size)
     spec = (record := read_record(run))["source"]
     recipe = call_recipe(find_recipe(spec), spec, _typed(find_recipe(spec), spec, record.get("arguments", {})))
@@ -496,7 +584,7 @@ def _trained(run: Path, vocab: str, device: "torch.device") -> tuple[Any, Any, A
 
 
 def _data(args: list[str]) -> int:
-    actions = {"check": _data_check, "neggen": _data_neggen}
+    actions = {"check": _data_check, "neggen": _data_neggen, "pseudo-label": _data_pseudo_label}
     if not args or args[0] in ("-h", "--help"):
         print(DATA_HELP, end="")
         return 0
@@ -534,6 +622,33 @@ def _data_neggen(args: list[str]) -> int:
             f"({100 * summary.share_dropped:.1f} %), {summary.broken:,} broken records\n"
             f"written: {flags.out} (version {summary.version}); read {flags.out / 'report.html'}"
         )
+    return 0
+
+
+def _data_pseudo_label(args: list[str]) -> int:
+    from wordregion.pseudo_label import BoxTeacher, PseudoLabelFlags, run_pseudo_label
+
+    flags = _parse(PseudoLabelFlags, "wordregion data pseudo-label", args)
+    if flags is None:
+        return 0
+    if flags.batch < 1 or not 0 < flags.overlap <= 1:
+        raise UsageError(f"pseudo-label: batch={flags.batch}, overlap={flags.overlap}: batch >= 1, 0 < overlap <= 1.")
+    from wordregion.data.datasets.opening import open_source
+    from wordregion.data.masked_lm import fingerprint
+    from wordregion.data.pseudo_boxes import PseudoSettings
+    from wordregion.data.tagging import SpacyTagger
+
+    settings = PseudoSettings(flags.least, flags.most, flags.overlap)
+    _folder(flags.out)
+    device = _device(flags.device)
+    tagger = SpacyTagger(flags.tagger)
+    dataset = open_source(flags.source, flags.images)
+    detector, tokenizer, transform = _detector(flags.teacher, flags.vocab, device, flags.overlap)
+    teacher = BoxTeacher(detector, tokenizer, transform, flags.batch, device)
+    name = fingerprint(detector.model)
+    summary = run_pseudo_label(dataset, flags.out, settings, tagger, tagger.name, tokenizer, teacher, name)
+    if summary is not None:
+        print(f"{summary.line()}\nwritten: {flags.out} (version {summary.version}); read {flags.out / 'report.html'}")
     return 0
 
 
