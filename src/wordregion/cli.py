@@ -687,8 +687,8 @@ def _convert(args: list[str]) -> int:
         print(f"written: {flags.out} ({layout})")
         return 0
     _folder(flags.out)
-    model, report = load_official(flags.source, flags.layout, flags.image_size, flags.momentum)
-    save_model(model, flags.out)
+    converted, report = load_official(flags.source, flags.layout, flags.image_size, flags.momentum)
+    save_model(converted, flags.out)
     print(f"{report}\nwritten: {flags.out}")
     return 0
 

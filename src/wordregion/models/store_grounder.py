@@ -14,8 +14,9 @@ KIND = "grounder"
 
 def describe_grounder(model: Grounder) -> dict[str, Any]:
     """Everything that `build_grounder` needs."""
-    vision, text, layer = model.vision, model.text, model.tower[0]
-    fusion = layer.fusion
+    vision, text = model.vision, model.text
+    first: Any = model.tower[0]
+    fusion = first.fusion
     return {
         "kind": KIND,
         "vision": {

@@ -51,7 +51,7 @@ class TimmVision(nn.Module):
         arguments: dict[str, Any] = dict(settings or {})
         if name.startswith(("vit_", "deit", "swin", "beit", "eva")):
             arguments["img_size"] = image_size
-        body = open_backbone(name, weights, drop_path, arguments, subsample_first)
+        body: Any = open_backbone(name, weights, drop_path, arguments, subsample_first)
         self.body: Any = body
         self.name, self.drop_path, self.settings = name, drop_path, settings or {}
         self.subsample_first = subsample_first
