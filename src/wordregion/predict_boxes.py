@@ -309,7 +309,8 @@ def as_json(answer: Answer) -> dict[str, Any]:
 def as_coco(answers: Sequence[Answer]) -> dict[str, Any]:
     """Pictures, phrases and boxes in COCO's layout; ids from 1, a score in each annotation."""
     phrases = list(dict.fromkeys(phrase for answer in answers for phrase in answer.phrases))
-    images, notes = [], []
+    images: list[dict[str, Any]] = []
+    notes: list[dict[str, Any]] = []
     for number, answer in enumerate(answers, 1):
         width, height = answer.size
         images.append({"id": number, "file_name": answer.name, "width": width, "height": height})
