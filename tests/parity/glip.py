@@ -2,8 +2,8 @@
 
 The folder has files of its own kind (see its README): for each variant ``manifest_V.json``, ``outputs_V.npz`` with
 ``outputs_V_index.json`` and ``grads_V.json``; ``inputs.json``, ``units_T.npz``, ``tuning_modes.json`` and
-``data_goldens.json``. Names here: ``V/CASE/ARRAY``, ``V/CASE/grads/...``, ``units/ARRAY``, ``tuning/MODE``,
-``data/ENTRY``.
+``data_goldens.json``. Names here: ``V/CASE/ARRAY``, ``V/CASE/grads/...``, ``units/ARRAY``, ``names/V``,
+``tuning/MODE``, ``data/ENTRY``.
 """
 
 import json
@@ -28,8 +28,7 @@ from wordregion.models.adapt import adapt
 from wordregion.models.detect import Detections, detect
 from wordregion.models.grounder import Grounder, TowerLayer
 from wordregion.models.official import load_official
-from wordregion.models.official_glip import official_names, to_glip, tower_names
-from wordregion.models.zoo import glip_tiny
+from wordregion.models.official_glip import GLIP, official_names, to_glip, tower_names
 from wordregion.nn.anchors import encode_boxes, make_anchors
 from wordregion.nn.deep_fusion import DeepFusion, TextBlock
 from wordregion.nn.dyhead import DyConv
@@ -383,6 +382,28 @@ def unit_arrays(layer: Any, maps: list[Tensor], hidden: Tensor, mask: Tensor) ->
     yield "dyrelu/out", layer.conv.activation(maps[1])[:, ::8]
 
 
+def shapes_only(variant: str) -> Grounder:
+    """A model without numbers."""
+    with torch.device("meta"):
+        return GLIP[LAYOUTS[variant]]()
+
+
+def names(folder: Folder, only: str) -> Iterator[Verdict]:
+    """Every parameter of a variant has one of ours, of its shape, and the other way round."""
+    for variant in LAYOUTS:
+        if not f"names/{variant}".startswith(only) or not (folder.path / f"manifest_{variant}.json").is_file():
+            continue
+        model = shapes_only(variant)
+        ours = {name: list(value.shape) for name, value in to_glip(model, dict(model.named_parameters())).items()}
+        theirs = {
+            name: entry["shape"]
+            for name, entry in folder.json(f"manifest_{variant}.json")["keys"].items()
+            if entry["kind"] != "buffer_kept" and "cls_logits" not in name
+        }
+        odd = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+        yield Verdict(f"names/{variant} {' '.join(odd[:3])}", float(len(odd)), 0.0)
+
+
 MODES = {
     "full": "full",
     "linear_prob": "linear",
@@ -397,7 +418,7 @@ def tuning(folder: Folder, only: str) -> Iterator[Verdict]:
     golden = {name: entry for name, entry in folder.json("tuning_modes.json").items()}
     if not any(f"tuning/{name}".startswith(only) for name in golden):
         return
-    model = glip_tiny(vision_weights=False, text_weights=False)
+    model = shapes_only("T")
     for name, entry in golden.items():
         if not f"tuning/{name}".startswith(only):
             continue
@@ -473,6 +494,7 @@ def verdicts(path: Path, only: str = "") -> Iterator[Verdict]:
             yield from variant_verdicts(folder, variant, only)
     if (path / "units_T.npz").is_file():
         yield from units(folder, only)
+    yield from names(folder, only)
     if (path / "tuning_modes.json").is_file():
         yield from tuning(folder, only)
     if (path / glip_data.FILE).is_file():
