@@ -16,7 +16,7 @@ MODES: dict[str, tuple[str, ...]] = {
 }
 """Beginnings of the names of what is trained. ``linear`` keeps the scales of the levels; ``text`` trains the text
 encoder alone."""
-FROZEN = ("vision.body.patch_embed.", "vision.body.layers.0.")
+FROZEN = ("vision.body.patch_embed.", "vision.body.layers.0.", "vision.body.layers.1.downsample.")
 """Not trained by ``full`` either: Swin's patches and first stage, as published for downstream data."""
 
 
