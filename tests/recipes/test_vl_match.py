@@ -14,7 +14,7 @@ from wordregion.evaluate.compositional import evaluate_compositional
 from wordregion.models.store import load_model, save_model
 from wordregion.objectives import Contrast, MaskedWords, Match, ReplacedWords
 from wordregion.recipes.albef import albef_4m, albef_demo
-from wordregion.recipes.vl_match import vl_match, vl_match_4m, vl_match_scenes
+from wordregion.recipes.vl_match import vl_match, vl_match_4m, vl_match_regions_scenes, vl_match_scenes
 
 ARMS = [(words, match) for words in ("mlm", "rtd") for match in ("itm", "fg_itm")]
 
@@ -50,6 +50,22 @@ def test_each_arm_takes_a_step_and_is_measured(words, match, tmp_path):
         again, data, recipe.data.collator(), recipe.data.eval_transform, batch=4, progress=False
     )
     assert {"raw/itm/accuracy", "raw/itc/accuracy"} <= set(found.metrics)
+
+
+def test_regions_replaced_words_generated_negatives_and_a_teacher_together():
+    recipe = vl_match_regions_scenes(scenes=20)
+    torch.manual_seed(0)
+    task = recipe.task.build(recipe.model())
+    task.step += 300  # the teacher's opinion counts fully
+    batch = first_batch(recipe)
+    assert len(batch.regions().text) > 0
+    assert len(batch.negative_text) > 0
+    output = task(batch, task.counts(batch))
+    output.loss.backward()
+    assert {"contrast", "match", "generated_accuracy", "replaced_words", "generator", "box_l1"} <= set(output.metrics)
+    idle = [n for n, p in task.model.named_parameters() if p.grad is None and not n.startswith("vision.")]
+    assert idle == []
+    assert task.distill_weight() == 0.2
 
 
 def test_the_arms_see_the_same_pictures_words_and_masked_positions():

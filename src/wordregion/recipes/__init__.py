@@ -11,7 +11,7 @@ from wordregion.recipes.recipe import Recipe
 from wordregion.recipes.refer import refer_refcoco_plus, refer_scenes
 from wordregion.recipes.retrieval import retrieval_coco, retrieval_flickr, retrieval_scenes
 from wordregion.recipes.small_tasks import entail_small, nlvr_small, vqa_small
-from wordregion.recipes.vl_match import vl_match_4m, vl_match_flickr_small, vl_match_scenes
+from wordregion.recipes.vl_match import vl_match_4m, vl_match_flickr_small, vl_match_regions_scenes, vl_match_scenes
 from wordregion.recipes.vqa import vqa_scenes, vqa_v2
 from wordregion.recipes.xvlm import xvlm_4m, xvlm_scenes
 
@@ -40,6 +40,7 @@ BUILTIN: dict[str, Callable[..., Recipe]] = {
     "vl_match_4m": vl_match_4m,
     "vl_match_flickr_small": vl_match_flickr_small,
     "vl_match_scenes": vl_match_scenes,
+    "vl_match_regions_scenes": vl_match_regions_scenes,
     "vqa_v2": vqa_v2,
     "vqa_scenes": vqa_scenes,
     "xvlm_4m": xvlm_4m,

@@ -24,6 +24,7 @@ from wordregion.objectives import Contrast, MaskedWords, Match, ReplacedWords
 from wordregion.recipes.albef import albef_4m
 from wordregion.recipes.flickr_small import flickr_small
 from wordregion.recipes.recipe import AdamW, Data, Recipe, Run
+from wordregion.recipes.xvlm import xvlm_scenes
 from wordregion.schema import Dataset
 from wordregion.tasks.align import Align
 
@@ -156,7 +157,7 @@ def vl_match_scenes(
     pixels = 64
     tokenizer = Tokenizer("scenes", max_tokens=25)
     plain = EvalTransform(pixels, CENTRED, CENTRED)  # drawn scenes vary without augmentation
-    own = {"negatives": max(negatives, 1)} if match == "fg_itm" else {}
+    own = {"negatives": negatives} if match == "fg_itm" else {}
     base = Recipe(
         name="vl_match_scenes",
         model=partial(albef_tiny_conv, tokenizer.vocab_size, pixels, fusion_layers=2),
@@ -178,6 +179,39 @@ def vl_match_scenes(
         run=Run(steps=1500, batch=64, clip=1.0, workers=1, log_every=10, save_every=500),
         evaluation=evaluate_compositional,
     )
+    return vl_match(base, words, match, negatives, detect)
+
+
+def vl_match_regions_scenes(
+    scenes: int = 200_000,
+    words: Words = "rtd",
+    match: Matching = "fg_itm",
+    negatives: int = 2,
+    detect: float = 10.0,
+    distill: float = 0.2,
+) -> Recipe:
+    """What no paper has together: X-VLM's regions and boxes, replaced words, generated negatives, a teacher's opinion.
+
+    `xvlm_scenes` with VL-Match's objectives and ALBEF's momentum distillation; measured as `vl_match_scenes` is.
+
+    Args:
+        scenes: number of different training scenes.
+        words: rtd = replaced words, mlm = masked words.
+        match: fg_itm = with generated false captions, itm = without. Texts of regions have none.
+        negatives: generated false captions a text.
+        detect: weight of the detection of replaced words over that of the generator's guesses.
+        distill: final weight of the teacher's opinion, 0 to 1.
+    """
+    base = xvlm_scenes(scenes)
+    assert isinstance(base.task, Align)
+    own = {"negatives": negatives} if match == "fg_itm" else {}
+    data = replace(
+        base.data,
+        train=partial(base.data.train, **own),
+        evaluate=partial(SceneNegatives, "val", 2000, image_size=64),
+    )
+    task = replace(base.task, momentum=0.5, distill=distill, ramp_steps=300)
+    base = replace(base, name="vl_match_regions_scenes", task=task, data=data, evaluation=evaluate_compositional)
     return vl_match(base, words, match, negatives, detect)
 
 
