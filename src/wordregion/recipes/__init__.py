@@ -6,6 +6,7 @@ from wordregion.recipes.albef import albef_4m, albef_demo
 from wordregion.recipes.caption import caption_coco, caption_coco_cider, caption_scenes, caption_scenes_cider
 from wordregion.recipes.entailment import entail_scenes, entail_snli_ve
 from wordregion.recipes.flickr_small import flickr_frozen, flickr_small
+from wordregion.recipes.glip_small import glip_flickr_small, glip_student_small
 from wordregion.recipes.nlvr import nlvr2, nlvr2_pretrain, nlvr_scenes
 from wordregion.recipes.recipe import Recipe
 from wordregion.recipes.refer import refer_refcoco_plus, refer_scenes
@@ -20,6 +21,8 @@ BUILTIN: dict[str, Callable[..., Recipe]] = {
     "albef_4m": albef_4m,
     "flickr_frozen": flickr_frozen,
     "flickr_small": flickr_small,
+    "glip_flickr_small": glip_flickr_small,
+    "glip_student_small": glip_student_small,
     "entail_small": entail_small,
     "vqa_small": vqa_small,
     "nlvr_small": nlvr_small,
