@@ -82,9 +82,7 @@ def test_the_share_of_replaced_words_is_the_mask_rate_times_one_minus_the_hit_ra
     new, replaced = put_words(ids, labels, drawn)
     words = ids.numel() - len(ids)
     hit = (drawn == truth).float().mean()
-    assert replaced.sum() / words == pytest.approx(
-        float(chosen.sum() / words * (1 - hit))
-    )
+    assert replaced.sum() / words == pytest.approx(float(chosen.sum() / words * (1 - hit)))
     assert replaced.sum() / words == pytest.approx(0.15 * 0.4, rel=0.05)  # and as the settings say
     assert torch.equal(new != ids, replaced)
     assert not replaced[~chosen].any()
