@@ -25,9 +25,9 @@ def test_the_published_settings(tmp_path):
 
 
 def test_what_is_missing_is_named(tmp_path):
-    for recipe in (caption_coco(), caption_coco_cider()):
-        with pytest.raises(UsageError, match=f"{recipe.name}: no checkpoint"):
-            recipe.model()
+    for recipe in (caption_coco, caption_coco_cider):
+        with pytest.raises(UsageError, match=f"{recipe.__name__}: no checkpoint"):
+            recipe()
     with pytest.raises(UsageError, match="no checkpoint"):
         caption_scenes_cider()
     with pytest.raises(UsageError, match="captions=5"):

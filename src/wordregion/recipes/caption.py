@@ -45,13 +45,14 @@ def caption_coco(
         captions: how many `train` holds; sets the number of steps.
         text: BERT vocabulary: a hub name, a folder or a vocab.txt.
     """
+    start = _named("caption_coco", checkpoint)
     batch = 256
     if captions < batch:
         raise UsageError(f"caption_coco: captions={captions} is less than one batch of {batch}. Count the captions.")
     epoch = captions // batch
     return Recipe(
         name="caption_coco",
-        model=partial(_pretrained, "caption_coco", checkpoint),
+        model=partial(_pretrained, start),
         task=Caption(smoothing=0.1),
         data=_coco(partial(open_source, str(train), images), val, images, text),
         optim=AdamW(lr=1e-5, weight_decay=0.01, schedule="linear", warmup=5 * epoch // 10, no_decay=("bias",)),
@@ -76,10 +77,11 @@ def caption_coco_cider(
         images: see `caption_coco`.
         text: see `caption_coco`.
     """
+    start = _named("caption_coco_cider", checkpoint)
     steps = 44_275
     return Recipe(
         name="caption_coco_cider",
-        model=partial(_pretrained, "caption_coco_cider", checkpoint),
+        model=partial(_pretrained, start),
         task=SelfCritical(reward=CaptionReward(partial(_tokenizer, text), partial(captions_by_image, train))),
         data=_coco(partial(AlbefJson, train, images, by_image=True), val, images, text),
         optim=AdamW(lr=1e-5, weight_decay=0.01, schedule="linear", warmup=steps // 10, no_decay=("bias",)),
@@ -102,9 +104,13 @@ def _tokenizer(text: str) -> Tokenizer:
     return Tokenizer(text, max_tokens=40, max_words=40)
 
 
-def _pretrained(name: str, checkpoint: Path | None) -> FusionModel:
+def _named(name: str, checkpoint: Path | None) -> Path:
     if checkpoint is None:
-        raise UsageError(f"{name}: no checkpoint. Name a pre-trained model: --checkpoint runs/xvlm_4m")
+        raise UsageError(f"{name}: no checkpoint. Name the model to start from: --checkpoint runs/xvlm_4m")
+    return checkpoint
+
+
+def _pretrained(checkpoint: Path) -> FusionModel:
     model = for_captioning(xvlm_base(384, vision_weights=False, text_weights=False))
     start_from(model, checkpoint)
     return model
