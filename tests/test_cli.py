@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.distributed.job import finish, start
 from wordregion import cli
 from wordregion.recipes import BUILTIN
 from wordregion.recipes.albef import albef_4m, albef_demo
@@ -117,6 +118,15 @@ def test_eval_takes_another_data_set_and_the_last_checkpoint(trained: tuple[Path
     finally:
         hidden.rename(weights)
     assert json.loads(out.read_text())["weights"] == "step_000002"
+
+
+def test_two_processes_evaluate_as_one_and_tell_it_once(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    _, run = trained
+    one, two = tmp_path / "one.json", tmp_path / "two.json"
+    assert cli.main(["eval", str(run), "--k", "4", "--out", str(one)]) == 0
+    told = finish(start(["wordregion.cli", "eval", str(run), "--k", "4", "--out", str(two)]))
+    assert told.count("written:") == 1
+    assert json.loads(two.read_text())["metrics"] == json.loads(one.read_text())["metrics"]
 
 
 def test_a_finished_run_is_resumed_to_more_steps(tmp_path: Path) -> None:

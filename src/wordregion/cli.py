@@ -337,8 +337,10 @@ def _eval_compositional(args: list[str]) -> int:
     from wordregion.data.datasets.compositional import Contests, open_contests
     from wordregion.data.masked_lm import open_lm
     from wordregion.data.sentences import SentenceCollator
+    from wordregion.distributed import comm
     from wordregion.evaluate.compositional import evaluate_compositional
 
+    comm.init_from_env()
     device = _device(flags.device)
     model, tokenizer, transform = _trained(flags.run, flags.vocab, device)
     dataset = open_contests(flags.data, flags.images, flags.available, model.image_size)
@@ -354,6 +356,8 @@ def _eval_compositional(args: list[str]) -> int:
         lm=None if flags.lm is None else open_lm(flags.lm, device),
     )
     left_out = dataset.left_out if isinstance(dataset, Contests) else 0
+    if not comm.main_process():
+        return 0
     print(f"{flags.run} on {found.items}" + (f" ({left_out:,} left out: no picture)" if left_out else ""))
     print_metrics(found.metrics)
     out = flags.out or flags.run / "compositional.json"
@@ -374,8 +378,10 @@ def _eval(args: list[str]) -> int:
             f"eval: k={flags.k}, batch={flags.batch}, workers={flags.workers}: k >= 0, batch >= 1 and "
             "workers >= 0 must hold."
         )
+    from wordregion.distributed import comm
     from wordregion.runs import load_student, read_record
 
+    comm.init_from_env()
     record = read_record(flags.run)
     spec = record["source"]
     recipe = call_recipe(find_recipe(spec), spec, _typed(find_recipe(spec), spec, record.get("arguments", {})))
@@ -407,6 +413,8 @@ def _eval(args: list[str]) -> int:
         device=device,
         **more,
     )
+    if not comm.main_process():
+        return 0
     print(f"{recipe.name} ({weights}) on {found.items}")
     print_metrics(found.metrics)
     out = flags.out or flags.run / "eval.json"
@@ -822,8 +830,10 @@ def _device(name: str | None) -> "torch.device":
     """
     import torch
 
+    from wordregion.distributed import comm
+
     if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return comm.device()
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

@@ -146,9 +146,14 @@ def uneven_evaluation(task: Any) -> None:
 
 
 def launch(jobs: list[dict[str, Any]], folder: Path, processes: int = 2) -> list[subprocess.Popen]:
-    """Starts the processes of a group."""
+    """Starts a group of processes that do these jobs."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "jobs.json").write_text(json.dumps(jobs))
+    return start(["tests.distributed.job", str(folder / "jobs.json")], processes)
+
+
+def start(module: list[str], processes: int = 2) -> list[subprocess.Popen]:
+    """Starts a module, with its arguments, in every process of a group."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -160,7 +165,7 @@ def launch(jobs: list[dict[str, Any]], folder: Path, processes: int = 2) -> list
             environment |= {name: str(value) for name, value in group.items()}
         started.append(
             subprocess.Popen(
-                [sys.executable, "-m", "tests.distributed.job", str(folder / "jobs.json")],
+                [sys.executable, "-m", *module],
                 env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             )
         )  # fmt: skip
