@@ -175,7 +175,7 @@ def xvlm_tiny(
 
 
 def with_places(model: FusionModel) -> FusionModel:
-    """Lets a model tell the places of its image tokens apart, for boxes on a CNN's grid; see `FusionModel`; in place."""
+    """Lets a model tell places of its image tokens apart, for boxes on a CNN's grid; see `FusionModel`; in place."""
     model.places = nn.Parameter(sine_places(model.vision.grid, model.vision.width))
     return model
 
