@@ -108,7 +108,7 @@ def complaint(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["eval", "."], "recipe.json", "--out"),
         (["eval", ".", "--k", "-3"], "k=-3", "k >= 0"),
         (["eval", ".", "--batch", "0"], "batch=0", "batch >= 1"),
-        (["data", "mend", "x.json"], "mend", "data check SOURCE"),
+        (["data", "mend", "x.json"], "mend", "There is: check, neggen, pseudo-label"),
         (["data", "check"], "STR", "--help"),
         (["data", "check", "no/such/file.jsonl"], "no/such/file.jsonl", "Check the path"),
         (["data", "check", "scenes#test"], "scenes#test", "scenes#val"),

@@ -52,7 +52,14 @@ def assert_same(run: Path, reference: Path) -> None:
     state, wanted = torch.load(run / "state.pt"), torch.load(reference / "state.pt")
     assert state.keys() == wanted.keys()
     for name, value in wanted.items():
-        torch.testing.assert_close(state[name], value, atol=TOLERANCE, rtol=0, msg=lambda text, n=name: f"{n}: {text}")
+        ours, theirs = (_without_key_bias(part) if name.endswith("qkv.bias") else part for part in (state[name], value))
+        torch.testing.assert_close(ours, theirs, atol=TOLERANCE, rtol=0, msg=lambda text, n=name: f"{n}: {text}")
+
+
+def _without_key_bias(bias: torch.Tensor) -> torch.Tensor:
+    """A softmax doesn't feel the keys' bias: its gradient is rounding alone, which Adam blows up to steps."""
+    query, _, value = bias.chunk(3)
+    return torch.cat([query, value])
 
 
 @pytest.mark.parametrize("mode", ["ddp", "fsdp", "recomputed"])

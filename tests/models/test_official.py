@@ -20,6 +20,7 @@ from wordregion.models.store import start_from
 from wordregion.models.zoo import (
     albef_tiny,
     for_boxes,
+    for_captioning,
     for_entailment,
     for_locating,
     for_questions,
@@ -41,6 +42,7 @@ MAKERS = {
     "xvlm/retrieval": for_retrieval,
     "xvlm/bbox": for_locating,
     "xvlm/vqa": for_questions,
+    "xvlm/captioning": for_captioning,
     "xvlm/nlvr": lambda model: for_two_images(model, "nlvr"),
     "xvlm/nlvr_pretrain": lambda model: for_two_images(model, "assign"),
 }
