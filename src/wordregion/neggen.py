@@ -20,18 +20,17 @@ from wordregion.data.negatives import (
     NegGen,
     Row,
     make_part,
-    part_path,
     read_parts,
-    start_cache,
-    version_id,
     version_of,
 )
+from wordregion.data.parts import version_id
 from wordregion.data.tagging import Tagger
 from wordregion.data.tokens import Tokenizer
 from wordregion.distributed import comm
 from wordregion.errors import DataError, UsageError
 from wordregion.evaluate.common import progress_bars
 from wordregion.models.fusion import FusionModel
+from wordregion.part_work import make_missing
 from wordregion.schema import Dataset, Sample
 
 EXAMPLES, BARS = 50, 20
@@ -126,22 +125,15 @@ def run_neggen(
     Raises:
         UsageError: if `out` holds another version, or the data set has no captions.
     """
-    comm.init_from_env()
     version = version_of(dataset, settings, tagger_name, lm.fingerprint(), judge_name)
-    if comm.main_process():
-        start_cache(out, version)
-    comm.barrier()
-    chunks = range(-(-len(dataset) // CHUNK))
-    missing = [chunk for chunk in chunks if not part_path(out, chunk).is_file()]
-    comm.barrier()  # nobody writes before all have looked
     began, captions = time.monotonic(), 0
-    own = missing[comm.rank() :: comm.world_size()]
-    with progress_bars(progress and comm.main_process()) as bar, bar("records", CHUNK * len(own)) as advance:
-        for chunk in own:
-            captions += len(make_part(out, chunk, dataset, tagger, lm, judge, settings) or ())
-            advance(CHUNK)
+
+    def make(chunk: int) -> None:
+        nonlocal captions
+        captions += len(make_part(out, chunk, dataset, tagger, lm, judge, settings) or ())
+
+    make_missing(out, version, CHUNK, make, progress)
     took = time.monotonic() - began
-    comm.barrier()
     if not comm.main_process():
         return None
     rows, broken = read_parts(out)

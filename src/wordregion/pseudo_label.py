@@ -13,7 +13,7 @@ from tyro.conf import Positional
 
 from wordregion.data.ground_collate import PictureCollator
 from wordregion.data.loader import Transform
-from wordregion.data.negatives import part_path, start_cache, version_id
+from wordregion.data.parts import version_id
 from wordregion.data.prompts import Prompt, chunks
 from wordregion.data.pseudo_boxes import (
     CHUNK,
@@ -30,8 +30,8 @@ from wordregion.detector import Ask, Found
 from wordregion.distributed import comm
 from wordregion.draw import data_uri
 from wordregion.errors import DataError, UsageError
-from wordregion.evaluate.common import progress_bars
 from wordregion.evaluate.detection import rows_of
+from wordregion.part_work import make_missing
 from wordregion.predict_boxes import UNUSED, Answer, draw_boxes
 from wordregion.schema import Dataset, Sample
 
@@ -152,19 +152,14 @@ def run_pseudo_label(
     Raises:
         UsageError: if `out` holds another version, or the data set has no captions.
     """
-    comm.init_from_env()
     version = version_of(dataset, settings, tagger_name, teacher_name)
-    if comm.main_process():
-        start_cache(out, version)
-    comm.barrier()
-    missing = [chunk for chunk in range(-(-len(dataset) // CHUNK)) if not part_path(out, chunk).is_file()]
-    comm.barrier()  # nobody writes before all have looked
-    own = missing[comm.rank() :: comm.world_size()]
-    with progress_bars(progress and comm.main_process()) as bar, bar("records", CHUNK * len(own)) as advance:
-        for chunk in own:
-            make_part(out, chunk, dataset, tagger, tokenizer, teacher, settings)
-            advance(CHUNK)
-    comm.barrier()
+    make_missing(
+        out,
+        version,
+        CHUNK,
+        lambda chunk: make_part(out, chunk, dataset, tagger, tokenizer, teacher, settings),
+        progress,
+    )
     if not comm.main_process():
         return None
     rows, broken = read_parts(out)

@@ -20,13 +20,12 @@ from wordregion.data.negatives import (
     choose,
     make_part,
     make_rows,
-    part_path,
     propose,
     read_parts,
     replaceable,
-    start_cache,
     version_of,
 )
+from wordregion.data.parts import part_path, start_cache
 from wordregion.data.scenes import Scenes
 from wordregion.data.tokens import Masking, Tokenizer
 from wordregion.data.transforms import EvalTransform

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from wordregion.data import pseudo_boxes
-from wordregion.data.negatives import part_path, start_cache
+from wordregion.data.parts import part_path, start_cache
 from wordregion.data.prompts import Prompt
 from wordregion.data.pseudo_boxes import (
     Labelled,

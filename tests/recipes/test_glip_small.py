@@ -8,7 +8,7 @@ from tests.data.test_detection_datasets import lines, odvg, photo
 from tests.data.test_pseudo_boxes import SETTINGS, tagger, teacher
 from wordregion.data.datasets import open_source
 from wordregion.data.mix import Mix
-from wordregion.data.negatives import start_cache
+from wordregion.data.parts import start_cache
 from wordregion.data.pseudo_boxes import make_part, version_of
 from wordregion.data.tokens import Tokenizer
 from wordregion.errors import UsageError

@@ -5,9 +5,6 @@ matching thinks true all the same. The result is a folder of Parquet files, each
 draws of its own, so that it is the same however many processes make it and however often they are stopped.
 """
 
-import hashlib
-import json
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from wordregion.data.check import verify
 from wordregion.data.fields import shown
-from wordregion.data.files import Packed, load_json
+from wordregion.data.files import Packed
 from wordregion.data.masked_lm import MaskedLM
+from wordregion.data.parts import part_path, read_records, read_version, sound_records, write_part
 from wordregion.data.tagging import Tagged, Tagger
 from wordregion.data.tokens import clean_caption
 from wordregion.errors import DataError, UsageError
@@ -30,7 +27,8 @@ CHUNK = 64
 REPLACED = ("NOUN", "PROPN", "ADJ")
 MOST_WORDS = 60
 """Longer captions are left alone: a language model would read a part of them only."""
-VERSION, FORMAT = "version.json", 1
+FORMAT = 1
+WHAT, COMMAND = "false captions", "data neggen"
 
 Judge = Callable[[Sequence[Sample], Sequence[Sequence[str]]], list[list[float]]]
 """Samples and texts about each to the probability that each text describes the first image of its sample."""
@@ -197,64 +195,23 @@ def version_of(dataset: Dataset, settings: NegGen, tagger: str, lm: str, judge: 
     return facts | {"tagger": tagger, "lm": lm, "filter": judge}
 
 
-def start_cache(folder: Path, version: dict[str, Any]) -> None:
-    """Makes the folder, or checks that it holds the same version, so that the work can go on there.
-
-    Raises:
-        UsageError: if it holds another version, or something else.
-    """
-    path = folder / VERSION
-    if path.is_file():
-        before = load_json(path, "the version of a cache of false captions")
-        differs = [name for name in version if before.get(name) != version[name]]
-        if differs:
-            name = differs[0]
-            raise UsageError(
-                f"{folder}: was made with {name} = {before.get(name)!r}, not {version[name]!r}. Give another --out."
-            )
-        return
-    if folder.exists() and any(part.suffix == ".parquet" for part in folder.iterdir()):
-        raise UsageError(f"{folder}: holds Parquet files but no {VERSION}. Give another --out.")
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(path, (json.dumps(version, indent=1) + "\n").encode())
-
-
-def part_path(folder: Path, chunk: int) -> Path:
-    """File of a chunk of records."""
-    return folder / f"part-{chunk:06d}.parquet"
-
-
 def make_part(
     folder: Path, chunk: int, dataset: Dataset, tagger: Tagger, lm: MaskedLM, judge: Judge | None, settings: NegGen
 ) -> list[Row] | None:
     """Makes one file of the cache; None if it is there already. A broken record has no row and is noted in the file."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     path = part_path(folder, chunk)
     if path.is_file():
         return None
-    records: list[tuple[int, Sample]] = []
-    broken: list[str] = []
-    for index in range(chunk * CHUNK, min((chunk + 1) * CHUNK, len(dataset))):
-        try:
-            sample = dataset[index]
-            verify(sample, dataset.where(index))
-            records.append((index, sample))
-        except DataError as error:
-            broken.append(str(error))
+    records, broken = sound_records(dataset, chunk, CHUNK)
     rows = make_rows(records, tagger, lm, judge, settings)
     texts, scores = pa.list_(pa.string()), pa.list_(pa.float32())
-    schema = pa.schema(
-        [
-            ("index", pa.int64()), ("id", pa.string()), ("text", pa.string()),
-            ("kept", texts), ("kept_scores", scores), ("dropped", texts), ("dropped_scores", scores),
-        ],
-        metadata={"broken": json.dumps(broken)},
-    )  # fmt: skip
-    draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
-    pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], schema=schema), draft)
-    draft.rename(path)
+    fields = [
+        ("index", pa.int64()), ("id", pa.string()), ("text", pa.string()),
+        ("kept", texts), ("kept_scores", scores), ("dropped", texts), ("dropped_scores", scores),
+    ]  # fmt: skip
+    write_part(path, rows, fields, broken)
     return rows
 
 
@@ -265,43 +222,9 @@ def read_parts(folder: Path) -> tuple[list[Row], list[str]]:
         UsageError: if there is no such cache, or files are missing.
         DataError: if a file is damaged.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    version = read_version(folder)
-    rows: list[Row] = []
-    broken: list[str] = []
-    chunks = -(-version["records"] // version["chunk"])
-    for chunk in range(chunks):
-        path = part_path(folder, chunk)
-        if not path.is_file():
-            raise UsageError(f"{folder}: {path.name} of {chunks} files is missing. Finish: wordregion data neggen")
-        try:
-            table = pq.read_table(path)
-        except (pa.ArrowException, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise DataError(str(path), "", f"damaged ({reason})", "Delete it, and run data neggen again.") from error
-        broken += json.loads((table.schema.metadata or {}).get(b"broken", b"[]"))
-        for record in table.to_pylist():
-            lists = (tuple(record[name]) for name in ("kept", "kept_scores", "dropped", "dropped_scores"))
-            rows.append(Row(record["index"], record["id"], record["text"], *lists))
-    return rows, broken
-
-
-def read_version(folder: Path) -> dict[str, Any]:
-    """What a cache was made with.
-
-    Raises:
-        UsageError: if the folder is no cache.
-    """
-    if not (folder / VERSION).is_file():
-        raise UsageError(f"{folder}: no cache of false captions. Make it: wordregion data neggen SOURCE --out {folder}")
-    return load_json(folder / VERSION, "the version of a cache of false captions")
-
-
-def version_id(version: dict[str, Any]) -> str:
-    """A short name of a version: 12 hexadecimal digits."""
-    return hashlib.sha256(json.dumps(version, sort_keys=True).encode()).hexdigest()[:12]
+    records, broken = read_records(folder, WHAT, COMMAND)
+    lists = ("kept", "kept_scores", "dropped", "dropped_scores")
+    return [Row(r["index"], r["id"], r["text"], *(tuple(r[name]) for name in lists)) for r in records], broken
 
 
 class WithNegatives:
@@ -317,7 +240,7 @@ class WithNegatives:
 
     def __init__(self, dataset: Dataset, folder: Path | str) -> None:
         self.dataset, self.folder, self.name = dataset, Path(folder), dataset.name
-        version = read_version(self.folder)
+        version = read_version(self.folder, WHAT, COMMAND)
         if version["records"] != len(dataset):
             raise UsageError(
                 f"{folder}: was made from {version['records']} records of {version['data']}, but {dataset.name} has "
@@ -351,9 +274,3 @@ class WithNegatives:
                 negatives[caption] = tuple(range(len(texts), len(texts) + len(false)))
                 texts += false
         return replace(sample, texts=tuple(texts), negatives=negatives)
-
-
-def _write(path: Path, data: bytes) -> None:
-    draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
-    draft.write_bytes(data)
-    draft.rename(path)

@@ -4,19 +4,16 @@ The loop of GLIP's section 3.3: captions -> noun phrases -> teacher -> threshold
 became of a chunk of records, so that work can stop, go on, and be shared by processes.
 """
 
-import json
-import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from wordregion.data.check import verify
 from wordregion.data.fields import shown
-from wordregion.data.files import Packed, load_json
-from wordregion.data.negatives import part_path
+from wordregion.data.files import Packed
 from wordregion.data.noun_phrases import noun_phrases
+from wordregion.data.parts import part_path, read_records, read_version, sound_records, write_part
 from wordregion.data.prompts import Prompt, Span, phrase_prompts
 from wordregion.data.tagging import Tagger
 from wordregion.data.tokens import Tokenizer
@@ -25,7 +22,7 @@ from wordregion.schema import Box, Dataset, Grounding, Sample
 
 CHUNK = 256
 FORMAT = 1
-VERSION = "version.json"
+WHAT, COMMAND = "pseudo-boxes", "data pseudo-label"
 
 Located = tuple[int, Box, float]
 """Number of a phrase, box in [0, 1] of the picture, score in [0, 1]."""
@@ -152,44 +149,19 @@ def make_part(
 ) -> list[Labelled] | None:
     """Makes one file; None if it is there already. A broken record has no row and is noted in the file."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     path = part_path(folder, chunk)
     if path.is_file():
         return None
-    records: list[tuple[int, Sample]] = []
-    broken: list[str] = []
-    for index in range(chunk * CHUNK, min((chunk + 1) * CHUNK, len(dataset))):
-        try:
-            sample = dataset[index]
-            verify(sample, dataset.where(index))
-            records.append((index, sample))
-        except DataError as error:
-            broken.append(str(error))
+    records, broken = sound_records(dataset, chunk, CHUNK)
     rows = label(records, tagger, tokenizer, teacher, settings)
     numbers = pa.list_(pa.float32())
-    schema = pa.schema(
-        [
-            ("index", pa.int64()), ("id", pa.string()), ("text", pa.string()), ("phrases", pa.int32()),
-            ("spans", pa.list_(pa.list_(pa.int32()))), ("boxes", pa.list_(numbers)), ("scores", numbers),
-        ],
-        metadata={"broken": json.dumps(broken)},
-    )  # fmt: skip
-    draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
-    pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], schema=schema), draft)
-    draft.rename(path)
+    fields = [
+        ("index", pa.int64()), ("id", pa.string()), ("text", pa.string()), ("phrases", pa.int32()),
+        ("spans", pa.list_(pa.list_(pa.int32()))), ("boxes", pa.list_(numbers)), ("scores", numbers),
+    ]  # fmt: skip
+    write_part(path, rows, fields, broken)
     return rows
-
-
-def read_version(folder: Path) -> dict[str, Any]:
-    """What the files of a folder were made with.
-
-    Raises:
-        UsageError: if it holds no pseudo-boxes.
-    """
-    if not (folder / VERSION).is_file():
-        raise UsageError(f"{folder}: no pseudo-boxes. Make them: wordregion data pseudo-label SOURCE --out {folder}")
-    return load_json(folder / VERSION, "the version of pseudo-boxes")
 
 
 def read_parts(folder: Path) -> tuple[list[Labelled], list[str]]:
@@ -199,28 +171,11 @@ def read_parts(folder: Path) -> tuple[list[Labelled], list[str]]:
         UsageError: if there are no pseudo-boxes, or files are missing.
         DataError: if a file is damaged.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    version = read_version(folder)
+    records, broken = read_records(folder, WHAT, COMMAND)
     rows: list[Labelled] = []
-    broken: list[str] = []
-    chunks = -(-version["records"] // version["chunk"])
-    for chunk in range(chunks):
-        path = part_path(folder, chunk)
-        if not path.is_file():
-            raise UsageError(
-                f"{folder}: {path.name} of {chunks} files is missing. Finish: wordregion data pseudo-label"
-            )
-        try:
-            table = pq.read_table(path)
-        except (pa.ArrowException, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise DataError(str(path), "", f"damaged ({reason})", "Delete it, and label again.") from error
-        broken += json.loads((table.schema.metadata or {}).get(b"broken", b"[]"))
-        for record in table.to_pylist():
-            nested = {name: tuple(tuple(value) for value in record[name]) for name in ("spans", "boxes")}
-            rows.append(Labelled(**{**record, **nested, "scores": tuple(record["scores"])}))
+    for record in records:
+        nested = {name: tuple(tuple(value) for value in record[name]) for name in ("spans", "boxes")}
+        rows.append(Labelled(**{**record, **nested, "scores": tuple(record["scores"])}))
     return rows, broken
 
 
@@ -241,7 +196,7 @@ class WithBoxes:
 
     def __init__(self, dataset: Dataset, folder: Path | str, least: float = 0.0) -> None:
         self.dataset, self.folder, self.name = dataset, Path(folder), f"{dataset.name} with boxes of {folder}"
-        version = read_version(self.folder)
+        version = read_version(self.folder, WHAT, COMMAND)
         if version["records"] != len(dataset):
             raise UsageError(
                 f"{folder}: was made for {version['records']} records of {version['data']}, but {dataset.name} has "
