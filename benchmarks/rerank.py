@@ -38,7 +38,7 @@ def original_scores(model: FusionModel, image_1NV: Tensor, text_PLD: Tensor, mas
         hidden = own.norm(hidden + own.out(attend(*own.qkv(hidden).chunk(3, -1), hide)))
         hidden = cross.norm(hidden + cross.out(attend(cross.q(hidden), *cross.kv(image).chunk(2, -1), 0.0)))
         hidden = layer.feed_forward(hidden)
-    return model.heads["match"](hidden[:, 0])[:, 1]
+    return model.heads["match"](hidden[:, 0])
 
 
 @torch.inference_mode()
