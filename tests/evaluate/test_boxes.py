@@ -55,6 +55,9 @@ def test_accuracy_beside_both_baselines():
         "raw/box/acc@0.5": 50.0,
         "raw/whole_image/acc@0.5": 50.0,  # the left half has an IoU of just 0.5, the middle of 0.25
         "raw/centre_box/acc@0.5": 50.0,
+        "raw/box/pointing": 100.0,  # its middle (0.25, 0.5) is in the left half, and on the edge of the middle box
+        "raw/whole_image/pointing": 50.0,  # (0.5, 0.5) is just outside the left half
+        "raw/centre_box/pointing": 50.0,
     }
     assert found.items == "4 phrases in 2 images"
     assert found.found[0].box == pytest.approx(LEFT)

@@ -16,9 +16,11 @@ from transformers import AutoConfig, AutoModel
 from wordregion.data.loader import StepLoader
 from wordregion.data.tokens import SPECIAL
 from wordregion.engine.optim import freeze, parameter_groups
-from wordregion.errors import UsageError
+from wordregion.errors import CheckpointError, UsageError
 from wordregion.models.store import save_model
 from wordregion.recipes.flickr_small import flickr_frozen, flickr_small
+from wordregion.recipes.xvlm_small import caption_flickr_small, xvlm_flickr_small
+from wordregion.tasks.image_tokens import fingerprint
 
 WORDS = ["a", "red", "green", "blue", "square", "on", "paper", "the", "picture", "shows", "something"]
 
@@ -44,7 +46,8 @@ def _photos(root: Path, split: str, names: list[str]) -> None:
             )
             _add(annotations, f"Sentences/{name}.txt", lines.encode())
             xml = "<annotation><size><width>224</width><height>224</height><depth>3</depth></size><object>"
-            xml += f"<name>{number + 1}</name><nobndbox>1</nobndbox></object></annotation>"
+            xml += f"<name>{number + 1}</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>112</xmax><ymax>112</ymax></bndbox>"
+            xml += "</object></annotation>"
             _add(annotations, f"Annotations/{name}.xml", xml.encode())
 
 
@@ -109,6 +112,72 @@ def test_a_step_trains_heads_and_fusion(places: tuple[Path, Path], tmp_path: Pat
     task.after_backward()
     task.after_step()
     assert int(task.queue.pointer) == 18  # of both passes
+
+
+def test_photos_are_encoded_once_for_all_runs_that_share_a_folder(places, tmp_path: Path) -> None:
+    lengths = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        recipe = flickr_frozen(*places, tokens=tmp_path)
+        model = recipe.model()
+        freeze(model, recipe.optim)
+        task = recipe.task.build(model).train()
+        calls: list[int] = []
+        encode = model.encode_image
+        model.encode_image = lambda image, e=encode, c=calls: c.append(len(image)) or e(image)  # type: ignore[method-assign]
+        (batch,) = next(
+            iter(StepLoader(recipe.data.train(), recipe.data.transform, recipe.data.collator(), batch=3, seed=0))
+        )
+        lengths.append((task(batch, task.counts(batch)).loss.item(), sum(calls)))
+    assert [count for _, count in lengths] == [3, 0]
+    assert lengths[0][0] == lengths[1][0]
+    assert len(list(tmp_path.glob("*-float32/*.safetensors"))) == 3
+    next(tmp_path.glob("*-float32/*.safetensors")).write_bytes(b"broken")
+    task = recipe.task.build(model).train()
+    with pytest.raises(CheckpointError, match="damaged.*Delete it"):
+        task(batch, task.counts(batch))
+
+
+def test_other_weights_find_no_tokens_of_theirs(places, tmp_path: Path) -> None:
+    model = flickr_frozen(*places).model()
+    before = fingerprint(model.vision)
+    assert fingerprint(model.vision) == before
+    with torch.no_grad():
+        next(model.vision.parameters()).add_(1e-3)
+    assert fingerprint(model.vision) != before
+
+
+def test_phrases_and_boxes_join_the_captions_and_a_captioner_starts_there(places, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    save_model(flickr_frozen(*places).model(), tmp_path / "frozen")
+    for regions in (3, 0):
+        recipe = xvlm_flickr_small(tmp_path / "frozen", *places, regions=regions)
+        model = recipe.model()
+        task = recipe.task.build(model)
+        freeze(model, recipe.optim)
+        assert parameter_groups(model, recipe.optim)
+        loader = StepLoader(recipe.data.train(), recipe.data.transform, recipe.data.collator(), batch=3, seed=0)
+        (batch,) = next(iter(loader))
+        assert len(batch.regions().text) == (3 if regions else 0)  # each photo has one box, said in three ways
+        output = task.train()(batch, task.counts(batch))
+        output.loss.backward()
+        assert ("box_giou" in output.metrics) == bool(regions)
+        if regions:
+            assert model.places.grad.abs().sum() > 0
+            save_model(model, tmp_path / "located")
+        measured = recipe.evaluation(
+            model, recipe.data.evaluate(), recipe.data.collator(), recipe.data.eval_transform, progress=False
+        )
+        assert ("raw/box/acc@0.5" in measured.metrics) == bool(regions)
+        assert "raw/itc/TR@1" in measured.metrics
+        assert json.loads(measured.to_json())
+    recipe = caption_flickr_small(tmp_path / "located", *places)
+    task = recipe.task.build(recipe.model())
+    freeze(task.model, recipe.optim)
+    loader = StepLoader(recipe.data.train(), recipe.data.transform, recipe.data.collator(), batch=3, seed=0)
+    (batch,) = next(iter(loader))
+    task.train()(batch, task.counts(batch)).loss.backward()
+    assert task.model.fusion.layers[0].cross.kv.weight.grad.abs().sum() > 0
 
 
 def test_missing_weights_are_named(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """Box accuracy: does the box head find what a phrase describes? (RefCOCO's measure, as X-VLM reports it.)
 
 A phrase is found if its predicted box has an IoU of at least 0.5 with one of its true boxes; where phrases have
-several, ``merged_acc@0.5`` counts against the box around them, which the head is trained to predict. Beside it stand
-two baselines that see neither picture nor text: the whole image, and the middle half of each side.
+several, ``merged_acc@0.5`` counts against the box around them, which the head is trained to predict. ``pointing`` asks
+only that the middle of the predicted box lies in a true one, as the maps of `evaluate.grounding` are judged. Beside it
+stand two baselines that see neither picture nor text: the whole image, and the middle half of each side.
 
 Shape letters: G phrases, K boxes of phrases.
 """
@@ -12,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from wordregion.data.collate import Collates
@@ -39,6 +40,7 @@ class FoundBox:
         box: predicted, xyxy in [0, 1].
         right: of the prediction, the whole image and the centre box: IoU >= 0.5 with one of the true boxes.
         right_merged: the same against the box around all true boxes.
+        pointing: of the same three, whether the middle lies in one of the true boxes.
         boxes: how many true boxes there are.
     """
 
@@ -48,6 +50,7 @@ class FoundBox:
     box: Box
     right: tuple[bool, ...]
     right_merged: tuple[bool, ...]
+    pointing: tuple[bool, ...]
     boxes: int
 
 
@@ -56,7 +59,8 @@ class BoxAccuracy:
     """What `evaluate_boxes` measured.
 
     Attributes:
-        metrics: percent by name: ``raw/box/acc@0.5``, ``raw/whole_image/acc@0.5``, ``raw/box/testA_acc@0.5`` ...
+        metrics: percent by name: ``raw/box/acc@0.5``, ``raw/whole_image/acc@0.5``, ``raw/box/testA_acc@0.5``,
+            ``raw/box/pointing`` ...
         found: every phrase.
     """
 
@@ -150,6 +154,7 @@ def judged(predicted_G4: Float[Tensor, "G 4"], batch: Batch) -> list[tuple[Found
                 box=(x0, y0, x1, y1),
                 right=tuple(overlap_hits(choices, true_K4).tolist()),
                 right_merged=tuple(overlap_hits(choices, merged_14).tolist()),
+                pointing=tuple(_points_into(choices, true_K4).tolist()),
                 boxes=len(true_K4),
             )
         )
@@ -161,6 +166,7 @@ def summary(found: Sequence[FoundBox], protocol: str) -> dict[str, float]:
     measures: dict[str, Callable[[FoundBox], tuple[bool, ...]]] = {"acc@0.5": lambda row: row.right}
     if any(row.boxes > 1 for row in found):
         measures["merged_acc@0.5"] = lambda row: row.right_merged
+    measures["pointing"] = lambda row: row.pointing
     metrics: dict[str, float] = {}
     for position, name in enumerate(("box", *BASELINES)):
         for split in sorted({row.split for row in found}):
@@ -169,3 +175,8 @@ def summary(found: Sequence[FoundBox], protocol: str) -> dict[str, float]:
                 title = f"{split}_{measure}" if split else measure
                 metrics[f"{protocol}/{name}/{title}"] = 100 * sum(values) / len(values)
     return metrics
+
+
+def _points_into(choice_B4: Float[Tensor, "B 4"], box_K4: Float[Tensor, "K 4"]) -> Bool[Tensor, "B"]:
+    middle_BK2 = ((choice_B4[:, :2] + choice_B4[:, 2:]) / 2)[:, None]
+    return ((middle_BK2 >= box_K4[:, :2]) & (middle_BK2 < box_K4[:, 2:])).all(-1).any(-1)

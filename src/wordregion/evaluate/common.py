@@ -9,7 +9,7 @@ An evaluation of one prediction a sample is a call of `over_batches`::
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from rich.console import Console
@@ -25,6 +25,27 @@ from wordregion.errors import UsageError
 from wordregion.schema import Batch, Dataset
 
 Row = TypeVar("Row")
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """What an evaluation returns."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Percent by ``protocol/way of scoring/measure``."""
+        ...
+
+    @property
+    def items(self) -> str:
+        """On how much, for people: ``"247 images and 1,235 captions"``."""
+        ...
+
+    def to_json(self) -> str:
+        """Everything as one JSON value."""
+        ...
+
+
 Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 

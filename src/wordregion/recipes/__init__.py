@@ -3,24 +3,49 @@
 from collections.abc import Callable
 
 from wordregion.recipes.albef import albef_4m, albef_demo
-from wordregion.recipes.caption import caption_coco, caption_coco_cider, caption_scenes, caption_scenes_cider
+from wordregion.recipes.caption import (
+    caption_coco,
+    caption_coco_cider,
+    caption_pretrain,
+    caption_scenes,
+    caption_scenes_cider,
+)
 from wordregion.recipes.entailment import entail_scenes, entail_snli_ve
 from wordregion.recipes.flickr_small import flickr_frozen, flickr_small
+from wordregion.recipes.glip import glip_coco, glip_large, glip_tiny, glip_tiny_a
 from wordregion.recipes.glip_small import glip_flickr_small, glip_student_small
-from wordregion.recipes.nlvr import nlvr2, nlvr2_pretrain, nlvr_scenes
+from wordregion.recipes.nlvr import nlvr2, nlvr2_pretrain, nlvr_scenes, xvlm_nlvr2, xvlm_nlvr2_pretrain
 from wordregion.recipes.recipe import Recipe
-from wordregion.recipes.refer import refer_refcoco_plus, refer_scenes
-from wordregion.recipes.retrieval import retrieval_coco, retrieval_flickr, retrieval_scenes
+from wordregion.recipes.refer import (
+    refer_boxes_pretrain,
+    refer_boxes_refcoco_plus,
+    refer_boxes_scenes,
+    refer_refcoco_plus,
+    refer_scenes,
+    xvlm_refer_refcoco_plus,
+)
+from wordregion.recipes.retrieval import (
+    retrieval_coco,
+    retrieval_flickr,
+    retrieval_scenes,
+    xvlm_retrieval_coco,
+    xvlm_retrieval_flickr,
+)
 from wordregion.recipes.small_tasks import entail_small, nlvr_small, vqa_small
 from wordregion.recipes.vl_match import vl_match_4m, vl_match_flickr_small, vl_match_regions_scenes, vl_match_scenes
-from wordregion.recipes.vqa import vqa_scenes, vqa_v2
+from wordregion.recipes.vqa import vqa_scenes, vqa_v2, xvlm_vqa_v2
 from wordregion.recipes.xvlm import xvlm_4m, xvlm_scenes
+from wordregion.recipes.xvlm_small import caption_flickr_small, xvlm_flickr_small
 
 BUILTIN: dict[str, Callable[..., Recipe]] = {
     "albef_demo": albef_demo,
     "albef_4m": albef_4m,
     "flickr_frozen": flickr_frozen,
     "flickr_small": flickr_small,
+    "glip_tiny_a": glip_tiny_a,
+    "glip_tiny": glip_tiny,
+    "glip_large": glip_large,
+    "glip_coco": glip_coco,
     "glip_flickr_small": glip_flickr_small,
     "glip_student_small": glip_student_small,
     "entail_small": entail_small,
@@ -34,12 +59,16 @@ BUILTIN: dict[str, Callable[..., Recipe]] = {
     "retrieval_scenes": retrieval_scenes,
     "entail_snli_ve": entail_snli_ve,
     "entail_scenes": entail_scenes,
+    "caption_pretrain": caption_pretrain,
     "caption_coco": caption_coco,
     "caption_coco_cider": caption_coco_cider,
     "caption_scenes": caption_scenes,
     "caption_scenes_cider": caption_scenes_cider,
     "refer_refcoco_plus": refer_refcoco_plus,
     "refer_scenes": refer_scenes,
+    "refer_boxes_pretrain": refer_boxes_pretrain,
+    "refer_boxes_refcoco_plus": refer_boxes_refcoco_plus,
+    "refer_boxes_scenes": refer_boxes_scenes,
     "vl_match_4m": vl_match_4m,
     "vl_match_flickr_small": vl_match_flickr_small,
     "vl_match_scenes": vl_match_scenes,
@@ -48,4 +77,12 @@ BUILTIN: dict[str, Callable[..., Recipe]] = {
     "vqa_scenes": vqa_scenes,
     "xvlm_4m": xvlm_4m,
     "xvlm_scenes": xvlm_scenes,
+    "xvlm_retrieval_flickr": xvlm_retrieval_flickr,
+    "xvlm_retrieval_coco": xvlm_retrieval_coco,
+    "xvlm_vqa_v2": xvlm_vqa_v2,
+    "xvlm_nlvr2_pretrain": xvlm_nlvr2_pretrain,
+    "xvlm_nlvr2": xvlm_nlvr2,
+    "xvlm_refer_refcoco_plus": xvlm_refer_refcoco_plus,
+    "xvlm_flickr_small": xvlm_flickr_small,
+    "caption_flickr_small": caption_flickr_small,
 }

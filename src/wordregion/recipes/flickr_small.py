@@ -1,11 +1,8 @@
 """ALBEF on a few thousand real photos from pretrained encoders, for a machine with two cores."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-
-from torch import nn
 
 from wordregion.data.collate import Collator
 from wordregion.data.datasets.flickr import Flickr30kEntities
@@ -23,7 +20,9 @@ FUSION_LAYERS = 2
 KERAS_MEAN, KERAS_STD = (123.68 / 255, 116.779 / 255, 103.939 / 255), (1.0, 1.0, 1.0)
 
 
-def flickr_frozen(data: Path = Path("data/flickr30k_entities"), weights: Path = Path("weights")) -> Recipe:
+def flickr_frozen(
+    data: Path = Path("data/flickr30k_entities"), weights: Path = Path("weights"), tokens: Path | None = None
+) -> Recipe:
     """The plain baseline on Flickr30k photos: frozen ResNet-50 and BERT features, two projection heads, contrast alone.
 
     `examples/flickr_small/prepare.py` makes the weights folder. `flickr_small` starts from this run.
@@ -31,6 +30,7 @@ def flickr_frozen(data: Path = Path("data/flickr30k_entities"), weights: Path = 
     Args:
         data: Flickr30k Entities: ``train.txt``, ``val.txt``, images and annotations.
         weights: holds ``resnet50_keras.safetensors`` and ``bert/``.
+        tokens: folder for the photos' tokens, which further runs share; None = encode them in each run.
 
     Raises:
         UsageError: if the weights folder lacks a part.
@@ -42,15 +42,13 @@ def flickr_frozen(data: Path = Path("data/flickr30k_entities"), weights: Path = 
     plain = EvalTransform(224, KERAS_MEAN, KERAS_STD)  # each photo is encoded once, so none is augmented
     return Recipe(
         name="flickr_frozen",
-        model=partial(
-            albef_cnn, "resnet50", vision, text, fusion_layers=FUSION_LAYERS, dropout=0.0, subsample_first=True
-        ),
+        model=partial(small_model, weights),
         task=Align(
             objectives=(Contrast(),),
             momentum=0.0,  # no history: the keys are the batch's own
             queue_size=0,
             distill=0.0,
-            keep_image_tokens=True,
+            keep_image_tokens=tokens or True,
         ),
         data=Data(
             train=partial(Flickr30kEntities, data, "train"),
@@ -74,6 +72,7 @@ def flickr_small(
     start: Path = Path("runs/flickr_frozen"),
     data: Path = Path("data/flickr30k_entities"),
     weights: Path = Path("weights"),
+    tokens: Path | None = None,
 ) -> Recipe:
     """All three losses with distillation on Flickr30k photos: frozen ResNet-50, BERT 6 x 384, two fusion layers.
 
@@ -84,6 +83,7 @@ def flickr_small(
         start: run of `flickr_frozen`: its projections are where this one begins.
         data: Flickr30k Entities: ``train.txt``, ``val.txt``, images and annotations.
         weights: as for `flickr_frozen`.
+        tokens: as for `flickr_frozen`.
 
     Raises:
         UsageError: if the weights folder lacks a part.
@@ -95,7 +95,7 @@ def flickr_small(
     return replace(
         frozen,
         name="flickr_small",
-        model=partial(_started, frozen.model, start),
+        model=partial(_started, weights, start),
         task=Align(
             objectives=(
                 Match(hardness=0.5, ramp_steps=1000),
@@ -106,7 +106,7 @@ def flickr_small(
             momentum=0.99,
             queue_size=4096,
             ramp_steps=900,
-            keep_image_tokens=True,
+            keep_image_tokens=tokens or True,
         ),
         data=replace(frozen.data, collator=lambda: Collator(tokenizer(), Masking(), texts_per_image=3)),
         optim=AdamW(
@@ -120,8 +120,13 @@ def flickr_small(
     )
 
 
-def _started(build: Callable[[], nn.Module], start: Path) -> FusionModel:
-    model = build()
-    assert isinstance(model, FusionModel)
+def small_model(weights: Path) -> FusionModel:
+    """Keras' ResNet-50 and BERT 6 x 384 with two fusion layers, without dropout; `weights` as for `flickr_frozen`."""
+    vision, text = weights / "resnet50_keras.safetensors", weights / "bert"
+    return albef_cnn("resnet50", vision, text, fusion_layers=FUSION_LAYERS, dropout=0.0, subsample_first=True)
+
+
+def _started(weights: Path, start: Path) -> FusionModel:
+    model = small_model(weights)
     start_from(model, start)
     return model

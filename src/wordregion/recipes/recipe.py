@@ -13,6 +13,7 @@ from wordregion.data.collate import Collates
 from wordregion.data.loader import Transform
 from wordregion.engine.run import Run
 from wordregion.errors import UsageError
+from wordregion.evaluate.common import Measured
 from wordregion.evaluate.retrieval import evaluate_retrieval
 from wordregion.schema import Dataset
 
@@ -32,7 +33,7 @@ class AdamW:
         warmup: steps of linear warm-up; its last step has the peak.
         start: share of `lr` from which the warm-up rises.
         final: share of `lr` at the end (cosine, linear).
-        milestones: shares of the steps after the warm-up (step).
+        milestones: shares of all steps, those of the warm-up among them (step; GLIP's code).
         drop: factor at each milestone (step).
         lr_scale: (prefix, factor) by parameter name; the first prefix that fits counts.
         no_decay: parts of names whose parameters are not decayed either.
@@ -72,11 +73,42 @@ class AdamW:
         """Share of `lr` at step `step` (from 0) of `steps`."""
         if step < self.warmup:
             return self.start + (1 - self.start) * (step + 1) / self.warmup
-        progress = (step - self.warmup) / max(1, steps - self.warmup)
         if self.schedule == "step":
-            return self.drop ** sum(progress >= milestone for milestone in self.milestones)
+            return self.drop ** sum(step >= round(milestone * steps) for milestone in self.milestones)
+        progress = (step - self.warmup) / max(1, steps - self.warmup)
         falling = 1 - progress if self.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
         return self.final + (1 - self.final) * falling
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """Evaluation while training: the rate falls where the measure stops rising, training ends where it stays below.
+
+    The result of such a run is its best weights.
+
+    Attributes:
+        every: steps between evaluations, by the recipe's evaluation on ``data.evaluate``.
+        measure: end of the metric's name, for example ``"coco/AP"``; more is better.
+        patience: evaluations in a row without a better value that are borne; one more, and the rate falls.
+        stop: evaluations in a row below the best value after which training ends.
+        drop: factor of the rate where it falls.
+        least: smallest factor of the rate.
+        batch: images evaluated at a time.
+    """
+
+    every: int
+    measure: str
+    patience: int = 3
+    stop: int = 8
+    drop: float = 0.1
+    least: float = 0.01
+    batch: int = 4
+
+    def __post_init__(self) -> None:
+        if min(self.every, self.stop, self.batch) < 1 or self.patience < 0 or not 0 < self.least <= self.drop < 1:
+            raise UsageError(
+                f"{self}: every, stop, batch >= 1, patience >= 0 and 0 < least <= drop < 1 must hold. Correct the recipe."
+            )
 
 
 @dataclass(frozen=True)
@@ -107,21 +139,6 @@ class TaskSettings(Protocol):
         ...
 
 
-@runtime_checkable
-class Measured(Protocol):
-    """What an evaluation returns."""
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """Percent by ``protocol/way of scoring/measure``."""
-        ...
-
-    @property
-    def items(self) -> str:
-        """On how much, for people: ``"247 images and 1,235 captions"``."""
-        ...
-
-
 Evaluation = Callable[..., Measured]
 """A function of `evaluate`: ``(model, dataset, collator, transform, *, batch, protocol, workers, device, progress)``,
 perhaps with further arguments fixed by `functools.partial`."""
@@ -139,6 +156,7 @@ class Recipe:
         optim: with which optimiser.
         run: and how.
         evaluation: how a trained model is measured on ``data.evaluate``.
+        plateau: when to measure it while it trains, and what follows; never if None.
         source: the recipe function, ``"name"`` or ``"file.py:function"``; set by the command line.
         arguments: with which it was called; set by the command line.
     """
@@ -150,6 +168,7 @@ class Recipe:
     optim: AdamW
     run: Run
     evaluation: Evaluation = evaluate_retrieval
+    plateau: Plateau | None = None
     source: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)
 

@@ -35,6 +35,7 @@ def entail_small(
     images: Path = Path("data/flickr30k_entities"),
     vocab: Path = Path("weights/bert/vocab.txt"),
     text_only: bool = False,
+    tokens: Path | None = None,
 ) -> Recipe:
     """Visual entailment on a few thousand SNLI-VE pairs.
 
@@ -44,12 +45,13 @@ def entail_small(
         images: folder of the photos' tars.
         vocab: BERT vocabulary.
         text_only: hide the photos: the baseline.
+        tokens: folder for the photos' tokens, which further runs share; None = encode them in each run.
     """
     return _small(
         "entail_small",
         start,
         for_entailment,
-        Classify("entail", distill=0.0, keep_image_tokens=True),
+        Classify("entail", distill=0.0, keep_image_tokens=tokens or True),
         partial(SnliVe, data / "snli_ve_train.jsonl", images),
         partial(SnliVe, data / "snli_ve_dev.jsonl", images),
         lambda: SentenceCollator(Tokenizer(vocab, max_tokens=30), needs=("label",)),
@@ -64,6 +66,7 @@ def vqa_small(
     data: Path = Path("data/daquar"),
     vocab: Path = Path("weights/bert/vocab.txt"),
     text_only: bool = False,
+    tokens: Path | None = None,
 ) -> Recipe:
     """Questions of DAQUAR about photos of rooms; a fifth of the photos is held out.
 
@@ -72,6 +75,7 @@ def vqa_small(
         data: holds ``qa_train.txt`` and ``images_train.tar``.
         vocab: BERT vocabulary.
         text_only: hide the photos: the baseline.
+        tokens: folder for the photos' tokens, which further runs share; None = encode them in each run.
     """
     source = partial(Daquar, data / "qa_train.txt", data / "images_train.tar")
 
@@ -83,7 +87,7 @@ def vqa_small(
         "vqa_small",
         start,
         partial(for_questions, layers=2),
-        Answer(distill=0.0, keep_image_tokens=True),
+        Answer(distill=0.0, keep_image_tokens=tokens or True),
         partial(source, "train"),
         partial(source, "val"),
         lambda: SentenceCollator(Tokenizer(vocab, max_tokens=25), answers=Tokenizer(vocab, max_tokens=20, clean=False)),
@@ -98,6 +102,7 @@ def nlvr_small(
     data: Path = Path("data/nlvr"),
     vocab: Path = Path("weights/bert/vocab.txt"),
     text_only: bool = False,
+    tokens: Path | None = None,
 ) -> Recipe:
     """Statements about NLVR's drawings.
 
@@ -106,12 +111,13 @@ def nlvr_small(
         data: holds ``train.json``, ``dev.json`` and the tars of their drawings.
         vocab: BERT vocabulary.
         text_only: hide the drawings: the baseline.
+        tokens: folder for the drawings' tokens, which further runs share; None = encode them in each run.
     """
     return _small(
         "nlvr_small",
         start,
         for_statements,
-        Classify("nlvr", distill=0.0, keep_image_tokens=True),
+        Classify("nlvr", distill=0.0, keep_image_tokens=tokens or True),
         partial(Nlvr, data / "train.json"),
         partial(Nlvr, data / "dev.json"),
         lambda: SentenceCollator(Tokenizer(vocab, max_tokens=30), needs=("label",)),

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -37,8 +38,8 @@ class Align:
         distill: final weight of the teacher's opinion in [0, 1] (alpha).
         ramp_steps: steps over which `distill` rises linearly from 0 (ALBEF: those of the first epoch).
         temperature_range: the learnable temperature is kept within.
-        keep_image_tokens: encode each image once and keep its tokens in memory. For a frozen image encoder and a
-            transform that draws nothing.
+        keep_image_tokens: encode each image once and keep its tokens in memory, and in a folder for further runs if one
+            is given. For a frozen image encoder and a transform that draws nothing.
     """
 
     objectives: tuple[Objective, ...] = (Contrast(), Match(), MaskedWords())
@@ -48,7 +49,7 @@ class Align:
     distill: float = 0.4
     ramp_steps: int = 1
     temperature_range: tuple[float, float] = (0.001, 0.5)
-    keep_image_tokens: bool = False
+    keep_image_tokens: bool | Path = False
 
     def __post_init__(self) -> None:
         if not self.objectives:

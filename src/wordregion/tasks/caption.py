@@ -6,6 +6,7 @@ captions.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,12 +31,12 @@ class Caption:
 
     Attributes:
         smoothing: share of the label that goes to the other words, in [0, 1).
-        keep_image_tokens: encode each image once and keep its tokens in memory. For a frozen image encoder and a
-            transform that draws nothing.
+        keep_image_tokens: encode each image once and keep its tokens in memory, and in a folder for further runs if one
+            is given. For a frozen image encoder and a transform that draws nothing.
     """
 
     smoothing: float = 0.1
-    keep_image_tokens: bool = False
+    keep_image_tokens: bool | Path = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.smoothing < 1:

@@ -2,6 +2,7 @@
 distillation (ALBEF section 5 and code)."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -26,15 +27,15 @@ class Classify:
         momentum: of the teacher, in [0, 1].
         distill: final weight of the teacher's opinion in [0, 1] (alpha); 0 = train without a teacher.
         ramp_steps: steps over which `distill` rises linearly from 0 (ALBEF: those of the first epoch).
-        keep_image_tokens: encode each image once and keep its tokens in memory. For a frozen image encoder and a
-            transform that draws nothing.
+        keep_image_tokens: encode each image once and keep its tokens in memory, and in a folder for further runs if one
+            is given. For a frozen image encoder and a transform that draws nothing.
     """
 
     head: str
     momentum: float = 0.995
     distill: float = 0.4
     ramp_steps: int = 1
-    keep_image_tokens: bool = False
+    keep_image_tokens: bool | Path = False
 
     def __post_init__(self) -> None:
         for name in ("momentum", "distill"):

@@ -3,11 +3,17 @@
 Shape letters: I images, N image tokens, V image width.
 """
 
+import hashlib
+import os
+from pathlib import Path
+
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from wordregion.errors import UsageError
+from wordregion.errors import CheckpointError, UsageError
 from wordregion.models.fusion import FusionModel
 from wordregion.nn.regions import Views, has_local_layers, pool_regions
 from wordregion.schema import Batch, Regions
@@ -22,15 +28,17 @@ class ImageTokens:
     With `keep`, every picture is encoded once and its tokens stay in memory (pictures x N x V values, on the encoder's
     device, in its precision), found again by its pixels, whichever records show it. It needs a frozen encoder, and
     saves work only where the transform draws nothing. The tokens are no part of a checkpoint: a resumed run encodes
-    anew.
+    anew, unless they are kept in a folder, where later runs with the same encoder and precision find them.
 
     Args:
-        keep: whether tokens are kept.
+        keep: False = encode every time, True = keep in memory, a folder = there as well, a file a picture.
     """
 
-    def __init__(self, keep: bool = False) -> None:
-        self.keep = keep
-        self._kept: dict[int, Tensor] = {}
+    def __init__(self, keep: bool | Path = False) -> None:
+        self.keep = keep is not False
+        self._folder = keep if isinstance(keep, Path) else None
+        self._own: Path | None = None
+        self._kept: dict[str, Tensor] = {}
 
     def student(self, model: FusionModel, batch: Batch) -> Float[Tensor, "I N V"]:
         """Tokens by the student.
@@ -42,14 +50,32 @@ class ImageTokens:
             return model.encode_image(batch.image)
         if not is_frozen(model.vision):
             raise UsageError("keep_image_tokens needs a frozen image encoder. Set freeze=('vision.',) in AdamW.")
-        keys = [hash(image.numpy().tobytes()) for image in batch.image.cpu()]
+        keys = [hashlib.blake2b(image.numpy(), digest_size=16).hexdigest() for image in batch.image.cpu()]
         with torch.no_grad():
-            new = list({key: row for row, key in enumerate(keys) if key not in self._kept}.values())
-            for begin in range(0, len(new), AT_ONCE):
-                rows = new[begin : begin + AT_ONCE]
+            files = self._files(model, batch.image.device)
+            new = {key: row for row, key in enumerate(keys) if key not in self._kept}
+            for key in list(new) if files else ():
+                if files and (found := _read(files / f"{key}.safetensors")) is not None:
+                    self._kept[key] = found.to(batch.image.device)
+                    del new[key]
+            order = list(new.values())
+            for begin in range(0, len(order), AT_ONCE):
+                rows = order[begin : begin + AT_ONCE]
                 for row, tokens in zip(rows, model.encode_image(batch.image[rows]), strict=True):
                     self._kept[keys[row]] = tokens.clone()
+                    if files:
+                        _write(files / f"{keys[row]}.safetensors", tokens)
             return torch.stack([self._kept[key] for key in keys])
+
+    def _files(self, model: FusionModel, device: torch.device) -> Path | None:
+        """Where the tokens of this encoder in this precision lie; None if they are not kept in a folder."""
+        if self._folder is None:
+            return None
+        if self._own is None:
+            precision = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else torch.float32
+            self._own = self._folder / f"{fingerprint(model.vision)}-{str(precision).removeprefix('torch.')}"
+            self._own.mkdir(parents=True, exist_ok=True)
+        return self._own
 
     def views(self, model: FusionModel, batch: Batch, regions: Regions) -> Views:
         """Tokens by the student of the images and of regions of them.
@@ -79,6 +105,31 @@ class ImageTokens:
 
     def __len__(self) -> int:
         return len(self._kept)
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Of the values of its weights and buffers, whatever their device."""
+    seen = hashlib.blake2b(digest_size=8)
+    for name, value in sorted(module.state_dict().items()):
+        seen.update(name.encode())
+        seen.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return seen.hexdigest()
+
+
+def _read(path: Path) -> Tensor | None:
+    if not path.is_file():
+        return None
+    try:
+        return load_file(path)["tokens"]
+    except (SafetensorError, KeyError) as error:
+        raise CheckpointError(f"{path}: damaged ({error}). Delete it; it is made anew.") from error
+
+
+def _write(path: Path, tokens: Tensor) -> None:
+    """Whole or not at all, whatever stops it and whoever else writes it."""
+    own = path.with_name(f"{path.stem}.{os.getpid()}.part")
+    save_file({"tokens": tokens.detach().cpu().contiguous()}, own)
+    own.replace(path)
 
 
 def is_frozen(module: nn.Module) -> bool:
