@@ -43,6 +43,19 @@ class Listed:
         return self.samples[index]
 
 
+def test_false_captions_stay_with_their_captions():
+    plain, regions = (wrap(Scenes("train", 20, image_size=32, negatives=2)) for wrap in (lambda x: x, RegionTexts))
+    seen = 0
+    for index in range(20):
+        before, after = plain[index], regions[index]
+        for old, new in zip(before.captions(), after.captions(), strict=True):
+            false = [[s.texts[text] for text in s.negatives.get(k, ())] for s, k in ((before, old), (after, new))]
+            assert false[0] == false[1]
+            seen += len(false[0])
+        assert not {g.text for g in after.groundings} & {text for row in after.negatives.values() for text in row}
+    assert seen > 5
+
+
 def test_phrases_become_texts_around_all_their_boxes_and_classes_one_text_a_box():
     caption = "Two dogs chase a cat"
     found = RegionTexts(

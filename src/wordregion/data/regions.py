@@ -9,7 +9,8 @@ class RegionTexts:
     - A phrase of a caption ("two dogs") becomes the text of the region around all its boxes.
     - A whole text with several boxes, a class name of a detection set ("dog"), becomes one text for each box.
 
-    Captions keep their place, without their phrases; what is said twice of the same box is said once.
+    Captions keep their place and their false captions, and lose their phrases; what is said twice of the same box is said
+    once.
 
     Args:
         dataset: Flickr30k Entities, COCO's or OpenImages' boxes, ODVG, ...: whatever has boxes.
@@ -41,7 +42,12 @@ class RegionTexts:
                     seen.add(key)
                     groundings.append(Grounding(text=len(texts), boxes=(box,), image=grounding.image))
                     texts.append(phrase)
-        return Sample(sample.id, sample.images, tuple(texts), tuple(groundings))
+        negatives = {}
+        for row, caption in enumerate(sample.captions()):
+            if false := [sample.texts[text] for text in sample.negatives.get(caption, ())]:
+                negatives[row] = tuple(range(len(texts), len(texts) + len(false)))
+                texts += false
+        return Sample(sample.id, sample.images, tuple(texts), tuple(groundings), negatives=negatives)
 
 
 def around(boxes: tuple[Box, ...]) -> Box:

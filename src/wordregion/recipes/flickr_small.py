@@ -54,7 +54,7 @@ def flickr_frozen(
         data=Data(
             train=partial(Flickr30kEntities, data, "train"),
             transform=plain,
-            collator=lambda: Collator(Tokenizer(text / "vocab.txt", max_tokens=30), texts_per_image=2),
+            collator=lambda: Collator(Tokenizer(text / "vocab.txt", max_tokens=30)),
             evaluate=partial(Flickr30kEntities, data, "val"),
             eval_transform=plain,
         ),
@@ -65,7 +65,7 @@ def flickr_frozen(
             lr_scale=(("temperature", 0.1),),
             freeze=("vision.", "text.", "fusion.", "heads."),
         ),
-        run=Run(steps=300, batch=512, precision="bf16", workers=1, log_every=10, save_every=100),
+        run=Run(steps=300, batch=384, precision="bf16", workers=1, log_every=10, save_every=100),
     )
 
 

@@ -23,9 +23,6 @@ from wordregion.schema import Dataset
 from wordregion.tasks.align import Align
 from wordregion.tasks.caption import Caption
 
-CAPTIONS = 2
-"""Drawn of each photo."""
-
 
 def xvlm_flickr_small(
     start: Path = Path("runs/flickr_frozen"),
@@ -43,13 +40,13 @@ def xvlm_flickr_small(
         data: as for `flickr_frozen`.
         weights: as for `flickr_frozen`.
         tokens: as for `flickr_frozen`.
-        regions: phrases with boxes drawn of each photo, beside 2 captions; 0 = the same without regions and box head's
+        regions: phrases with boxes drawn of each photo, beside a caption; 0 = the same without regions and box head's
             training, to compare with.
     """
     base = flickr_small(start, data, weights, tokens)
     assert isinstance(base.task, Align)
     tokenizer = partial(Tokenizer, weights / "bert" / "vocab.txt", max_tokens=20)
-    learned = (Contrast(same_image_positives=True), Match(hardness=0.5, ramp_steps=400), MaskedWords(weight=0.1))
+    learned = (Contrast(same_image_positives=True), Match(hardness=0.5, ramp_steps=300), MaskedWords(weight=0.1))
     return replace(
         base,
         name="xvlm_flickr_small",
@@ -68,12 +65,11 @@ def xvlm_flickr_small(
             collator=lambda: Collator(
                 tokenizer(),
                 WordMasking(),
-                texts_per_image=CAPTIONS,
-                regions=regions + CAPTIONS if regions else 0,
+                regions=regions + 1 if regions else 0,
             ),
         ),
         optim=replace(base.optim, lr_scale=(("places", 4.0), *base.optim.lr_scale)),
-        run=replace(base.run, steps=600),
+        run=replace(base.run, steps=500, batch=24),
         evaluation=partial(evaluate_several, evaluations=(evaluate_boxes, partial(evaluate_retrieval, k=32)))
         if regions
         else partial(evaluate_retrieval, k=32),
