@@ -99,14 +99,14 @@ def flickr_small(
         model=partial(_started, weights, start),
         task=Align(
             objectives=(
-                Match(hardness=0.5, ramp_steps=1300),
+                Match(hardness=0.5, ramp_steps=1000),
                 Contrast(same_image_positives=True),
                 MaskedWords(weight=0.1),
             ),
-            first_alone=1300,
+            first_alone=800,
             momentum=0.99,
             queue_size=4096,
-            ramp_steps=1600,
+            ramp_steps=1000,
             feature_dropout=0.3,
             keep_image_tokens=tokens or True,
         ),
@@ -118,7 +118,7 @@ def flickr_small(
             lr_scale=(*cross, *new, ("image_proj.", 0.5), ("text_proj.", 0.5), ("temperature", 0.1)),
             freeze=("vision.", "text."),
         ),
-        run=Run(steps=1700, batch=32, precision="bf16", clip=5.0, workers=1, log_every=10, save_every=200),
+        run=Run(steps=1100, batch=32, precision="bf16", clip=5.0, workers=1, log_every=10, save_every=200),
     )
 
 
