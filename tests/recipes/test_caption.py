@@ -21,6 +21,7 @@ def test_the_published_settings(tmp_path):
     assert rates == pytest.approx([1e-5 / 1106, 1e-5, 1e-9], rel=1e-2)
     recipe = caption_coco_cider(checkpoint=tmp_path)
     assert (recipe.run.batch, recipe.run.steps, recipe.task.samples, recipe.optim.lr) == (64, 44_275, 5, 1e-5)
+    assert recipe.optim.betas == (0.9, 0.98)
     assert resolved(recipe)["task"]["reward"] == "CaptionReward"
 
 

@@ -1,6 +1,7 @@
 """The recipes of statements about two images: settings, and one step of the small one."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 from wordregion.data.loader import StepLoader
 from wordregion.errors import CheckpointError, UsageError
 from wordregion.models.store import save_model
+from wordregion.models.zoo import albef_tiny
 from wordregion.recipes.nlvr import nlvr2, nlvr2_pretrain, nlvr_scenes, two_images
 
 
@@ -70,14 +72,9 @@ def test_the_scenes_train_from_nothing_and_from_a_run(tmp_path):
     save_model(model, tmp_path)
     again = nlvr_scenes(checkpoint=tmp_path).model()
     assert torch.equal(again.fusion.layers[0].second.cross.q.weight, model.fusion.layers[0].second.cross.q.weight)
+    wider = partial(albef_tiny, recipe.data.collator().tokenizer.vocab_size, width=64, vision_layers=1)
     with pytest.raises(CheckpointError, match="does not fill"):
-        two_images(lambda: _wider(recipe), "nlvr", tmp_path)
-
-
-def _wider(recipe):
-    from wordregion.models.zoo import albef_tiny
-
-    return albef_tiny(recipe.data.collator().tokenizer.vocab_size, width=64, vision_layers=1)
+        two_images(lambda size, **weights: wider(size), "nlvr", tmp_path, 64)
 
 
 def test_hidden_pictures_are_zero():

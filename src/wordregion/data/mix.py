@@ -1,5 +1,7 @@
 """Several data sets as one, in chosen proportions."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from wordregion.data.sampler import MixedOrder
@@ -56,3 +58,12 @@ class Mix:
         """File and line of a record, as its part names it."""
         part, place = self.locate(index)
         return part.where(place)
+
+
+def mixed(parts: Sequence[Dataset]) -> Dataset:
+    """Data sets as one, in proportion to their sizes; a single one as it is.
+
+    Raises:
+        UsageError: if one of several is empty, or there is none.
+    """
+    return parts[0] if len(parts) == 1 else Mix(*((part, len(part)) for part in parts))

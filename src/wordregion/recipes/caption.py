@@ -1,4 +1,4 @@
-"""Captioning: as X-VLM fine-tunes on COCO, by words and then by CIDEr, and small on the built-in scenes."""
+"""Captioning: as X-VLM adapts to it and fine-tunes on COCO, by words, then CIDEr; and small on the built-in scenes."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -18,10 +18,53 @@ from wordregion.models.fusion import FusionModel
 from wordregion.models.store import start_from
 from wordregion.models.zoo import for_captioning, xvlm_base, xvlm_tiny
 from wordregion.recipes.recipe import AdamW, Data, Recipe, Run
+from wordregion.recipes.tuning import check_data, epoch_steps, named_start, opened, tuned, xvlm_adamw
 from wordregion.schema import Dataset
 from wordregion.tasks.caption import Caption, SelfCritical
 
 CENTRED = (0.5, 0.5, 0.5)
+
+
+def caption_pretrain(
+    checkpoint: Path | None = None,
+    data: tuple[str, ...] = (),
+    images: Path | None = None,
+    val: str | None = None,
+    captions: int = 5_114_489,
+    text: str = "bert-base-uncased",
+) -> Recipe:
+    """Adaptation to writing before COCO, as in X-VLM: 2 epochs of its captions at 224 pixels, AdamW 3e-5, batch 1,024.
+
+    Settings are those of X-VLM's code: gradient norm 1, linear schedule, a tenth of the steps as warm-up, weight decay
+    0.01, captions of at most 40 tokens without a prompt, labels not smoothed.
+
+    Args:
+        checkpoint: pre-trained xvlm_base: the folder of a run, a weight file of ours, or a released checkpoint.
+        data: caption files of COCO, Visual Genome, SBU and CC3M (whatever `wordregion data check` reads).
+        images: folder or tar of their images, if they are not beside the files.
+        val: captioned photos to evaluate on.
+        captions: how many `data` holds; sets the number of steps. The default is the original's.
+        text: BERT vocabulary: a hub name, a folder or a vocab.txt.
+    """
+    start = named_start("caption_pretrain", checkpoint)
+    check_data("caption_pretrain", data)
+    batch = 1024
+    steps = 2 * epoch_steps("caption_pretrain", "captions", captions, batch)
+    return Recipe(
+        name="caption_pretrain",
+        model=partial(tuned, xvlm_base, for_captioning, start, 224),
+        task=Caption(smoothing=0.0),
+        data=Data(
+            train=partial(opened, data, images),
+            transform=TrainTransform(224),
+            collator=lambda: CaptionCollator(_tokenizer(text), prompt=""),
+            evaluate=None if val is None else partial(open_source, val, images),
+            eval_transform=EvalTransform(224),
+        ),
+        optim=xvlm_adamw(3e-5, steps),
+        run=Run(steps=steps, batch=batch, clip=1.0, precision="bf16", parallel="ddp", workers=8, save_every=2000),
+        evaluation=evaluate_captions,
+    )
 
 
 def caption_coco(
@@ -38,24 +81,23 @@ def caption_coco(
     of at most 40 tokens behind "a picture of", crops of at least half the picture; 3 beams, 5 to 20 tokens.
 
     Args:
-        checkpoint: pre-trained xvlm_base: the folder of a run, a weight file of ours, or a released checkpoint.
+        checkpoint: the folder of a run of caption_pretrain (or xvlm_4m, without that step), a weight file of ours, or a
+            released checkpoint.
         train: Karpathy's training captions as a JSON list: {"image", "caption"}.
         val: captioned photos to evaluate on (whatever `wordregion data check` reads).
         images: folder or tar of the photos, if they are not beside the files.
         captions: how many `train` holds; sets the number of steps.
         text: BERT vocabulary: a hub name, a folder or a vocab.txt.
     """
-    start = _named("caption_coco", checkpoint)
+    start = named_start("caption_coco", checkpoint)
     batch = 256
-    if captions < batch:
-        raise UsageError(f"caption_coco: captions={captions} is less than one batch of {batch}. Count the captions.")
-    epoch = captions // batch
+    epoch = epoch_steps("caption_coco", "captions", captions, batch)
     return Recipe(
         name="caption_coco",
-        model=partial(_pretrained, start),
+        model=partial(tuned, xvlm_base, for_captioning, start),
         task=Caption(smoothing=0.1),
         data=_coco(partial(open_source, str(train), images), val, images, text),
-        optim=AdamW(lr=1e-5, weight_decay=0.01, schedule="linear", warmup=5 * epoch // 10, no_decay=("bias",)),
+        optim=xvlm_adamw(1e-5, 5 * epoch),
         run=Run(steps=5 * epoch, batch=batch, precision="bf16", parallel="ddp", workers=4, save_every=epoch),
         evaluation=evaluate_captions,
     )
@@ -77,14 +119,14 @@ def caption_coco_cider(
         images: see `caption_coco`.
         text: see `caption_coco`.
     """
-    start = _named("caption_coco_cider", checkpoint)
+    start = named_start("caption_coco_cider", checkpoint, "runs/caption_coco")
     steps = 44_275
     return Recipe(
         name="caption_coco_cider",
-        model=partial(_pretrained, start),
+        model=partial(tuned, xvlm_base, for_captioning, start),
         task=SelfCritical(reward=CaptionReward(partial(_tokenizer, text), partial(captions_by_image, train))),
         data=_coco(partial(AlbefJson, train, images, by_image=True), val, images, text),
-        optim=AdamW(lr=1e-5, weight_decay=0.01, schedule="linear", warmup=steps // 10, no_decay=("bias",)),
+        optim=xvlm_adamw(1e-5, steps),
         run=Run(steps=steps, batch=64, precision="bf16", parallel="ddp", workers=4, save_every=500),
         evaluation=evaluate_captions,
     )
@@ -104,25 +146,14 @@ def _tokenizer(text: str) -> Tokenizer:
     return Tokenizer(text, max_tokens=40, max_words=40)
 
 
-def _named(name: str, checkpoint: Path | None) -> Path:
-    if checkpoint is None:
-        raise UsageError(f"{name}: no checkpoint. Name the model to start from: --checkpoint runs/xvlm_4m")
-    return checkpoint
-
-
-def _pretrained(checkpoint: Path) -> FusionModel:
-    model = for_captioning(xvlm_base(384, vision_weights=False, text_weights=False))
-    start_from(model, checkpoint)
-    return model
-
-
-def caption_scenes(scenes: int = 200_000) -> Recipe:
-    """A small model learns to describe the built-in scenes, from nothing, in some minutes on two cores.
+def caption_scenes(checkpoint: Path | None = None, scenes: int = 200_000) -> Recipe:
+    """A small model learns to describe the built-in scenes, in some minutes on two cores.
 
     Args:
+        checkpoint: the folder of a run of xvlm_scenes to start from; None = from nothing.
         scenes: number of different training scenes.
     """
-    return _scenes("caption_scenes", None, scenes, Caption(), lr=1e-3, steps=900, batch=64)
+    return _scenes("caption_scenes", checkpoint, scenes, Caption(), lr=1e-3, steps=900, batch=64)
 
 
 def caption_scenes_cider(checkpoint: Path | None = None, scenes: int = 200_000) -> Recipe:

@@ -1,4 +1,4 @@
-"""Statements about two images: as ALBEF pre-trains and fine-tunes for NLVR2, and small on the built-in scenes."""
+"""Statements about two images: as ALBEF and X-VLM train for NLVR2, in two stages, and small on the built-in scenes."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,21 +8,18 @@ from typing import Literal
 from wordregion.data.blank import Blank
 from wordregion.data.collate import Collator
 from wordregion.data.datasets.nlvr2 import Nlvr2
-from wordregion.data.datasets.opening import open_source
-from wordregion.data.mix import Mix
 from wordregion.data.scenes import ScenePairs
 from wordregion.data.sentences import SentenceCollator
 from wordregion.data.tokens import Tokenizer
 from wordregion.data.transforms import EvalTransform, TrainTransform
-from wordregion.errors import UsageError
 from wordregion.evaluate.nlvr import evaluate_nlvr
 from wordregion.evaluate.retrieval import evaluate_retrieval
 from wordregion.models.fusion import FusionModel
-from wordregion.models.store import start_from
-from wordregion.models.zoo import albef_base, albef_tiny_conv, for_two_images
-from wordregion.nn.pair_fusion import one_image_name
+from wordregion.models.store import load_model
+from wordregion.models.zoo import albef_base, albef_tiny_conv, for_two_images, xvlm_base
+from wordregion.nn.pair_fusion import PairFusion, one_image_name
 from wordregion.recipes.recipe import AdamW, Data, Recipe, Run
-from wordregion.schema import Dataset
+from wordregion.recipes.tuning import check_data, epoch_steps, named_start, opened, tuned, xvlm_adamw
 from wordregion.tasks.assign_text import AssignText
 from wordregion.tasks.classify import Classify
 
@@ -30,22 +27,21 @@ CENTRED = (0.5, 0.5, 0.5)
 
 
 def two_images(
-    build: Callable[[], FusionModel], head: Literal["nlvr", "assign"], checkpoint: Path | None = None
+    build: Callable[..., FusionModel], head: Literal["nlvr", "assign"], checkpoint: Path, image_size: int
 ) -> FusionModel:
-    """A model of two images whose parts come from a trained one, of one image or two.
+    """A published model made one of two images, whose parts come from a trained one, of one image or two.
 
     Args:
-        build: makes a model of one image.
+        build: see `tuned`.
         head: see `for_two_images`.
-        checkpoint: the folder of a run, or a weight file of ours; None = as built.
+        checkpoint: see `tuned`; of text assignment too.
+        image_size: pixels.
 
     Raises:
         CheckpointError: if it doesn't fill the model, its new head aside.
     """
-    model = for_two_images(build(), head)
-    if checkpoint is not None:
-        start_from(model, checkpoint, new=("heads.",), seed=one_image_name)
-    return model
+    heads = partial(for_two_images, head=head)
+    return tuned(build, heads, checkpoint, image_size, new=("heads.",), seed=one_image_name)
 
 
 def nlvr2_pretrain(
@@ -67,30 +63,59 @@ def nlvr2_pretrain(
         records: images in `data`; sets the number of steps.
         text: BERT vocabulary: a hub name, a folder or a vocab.txt.
     """
-    if checkpoint is None:
-        raise UsageError("nlvr2_pretrain: no checkpoint. Name a pre-trained model: --checkpoint runs/albef_4m")
-    if not data:
-        raise UsageError("nlvr2_pretrain: no data. Name the caption files: --data coco.json vg.json cc3m.json sbu.json")
+    start = named_start("nlvr2_pretrain", checkpoint, "runs/albef_4m")
+    check_data("nlvr2_pretrain", data)
     batch = 512
-    if records < batch:
-        raise UsageError(f"nlvr2_pretrain: records={records} is less than one batch of {batch}. Count the images.")
-
-    def train() -> Dataset:
-        parts = [open_source(spec, images) for spec in data]
-        return parts[0] if len(parts) == 1 else Mix(*((part, len(part)) for part in parts))
-
+    steps = epoch_steps("nlvr2_pretrain", "records", records, batch)
     return Recipe(
         name="nlvr2_pretrain",
-        model=partial(two_images, partial(albef_base, 256, False, False), "assign", checkpoint),
+        model=partial(two_images, albef_base, "assign", start, 256),
         task=AssignText(),
-        data=Data(
-            train=train,
-            transform=TrainTransform(256),
-            collator=lambda: Collator(Tokenizer(text, max_tokens=25, sep=False)),
-        ),
+        data=_pairs(data, images, text, pixels=256, tokens=25, words=30),
         optim=AdamW(lr=2e-5, weight_decay=0.02, warmup=100, start=0.5, final=1.0),
-        run=Run(steps=records // batch, batch=batch, precision="bf16", parallel="ddp", workers=8, save_every=2000),
+        run=Run(steps=steps, batch=batch, precision="bf16", parallel="ddp", workers=8, save_every=2000),
         evaluation=partial(evaluate_retrieval, k=0),  # the match head is gone, the contrast is not
+    )
+
+
+def xvlm_nlvr2_pretrain(
+    checkpoint: Path | None = None,
+    data: tuple[str, ...] = (),
+    images: Path | None = None,
+    records: int = 5_114_489,
+    text: str = "bert-base-uncased",
+) -> Recipe:
+    """Text assignment before NLVR2 as in X-VLM: 2 epochs over the pre-training captions at 224 pixels, batch 1,024.
+
+    Settings are those of its code: AdamW 3e-5, twice that for the new head, gradient norm 1. See docs/xvlm.md.
+
+    Args:
+        checkpoint: pre-trained xvlm_base: the folder of a run, a weight file of ours, or a released checkpoint.
+        data: caption files of COCO, Visual Genome, SBU and CC3M (whatever `wordregion data check` reads).
+        images: folder or tar of their images, if they are not beside the files.
+        records: how many `data` holds; sets the number of steps. The default is the original's.
+        text: BERT vocabulary: a hub name, a folder or a vocab.txt.
+    """
+    start = named_start("xvlm_nlvr2_pretrain", checkpoint)
+    check_data("xvlm_nlvr2_pretrain", data)
+    batch = 1024
+    steps = 2 * epoch_steps("xvlm_nlvr2_pretrain", "records", records, batch)
+    return Recipe(
+        name="xvlm_nlvr2_pretrain",
+        model=partial(two_images, xvlm_base, "assign", start, 224),
+        task=AssignText(),
+        data=_pairs(data, images, text, pixels=224, tokens=40, words=40),
+        optim=xvlm_adamw(3e-5, steps, twice=("heads.assign.",)),
+        run=Run(steps=steps, batch=batch, clip=1.0, precision="bf16", parallel="ddp", workers=8, save_every=2000),
+        evaluation=partial(evaluate_retrieval, k=0),
+    )
+
+
+def _pairs(data: tuple[str, ...], images: Path | None, text: str, pixels: int, tokens: int, words: int) -> Data:
+    return Data(
+        train=partial(opened, data, images),
+        transform=TrainTransform(pixels),
+        collator=lambda: Collator(Tokenizer(text, max_tokens=tokens, max_words=words, sep=False)),
     )
 
 
@@ -114,26 +139,63 @@ def nlvr2(
         statements: how many `train` holds; sets the number of steps.
         text: BERT vocabulary: a hub name, a folder or a vocab.txt.
     """
-    if checkpoint is None:
-        raise UsageError("nlvr2: no checkpoint. Name a pre-trained model: --checkpoint runs/nlvr2_pretrain")
+    start = named_start("nlvr2", checkpoint, "runs/nlvr2_pretrain")
     batch = 128
-    epoch = statements // batch
-    if epoch < 1:
-        raise UsageError(f"nlvr2: statements={statements} is less than one batch of {batch}. Count the examples.")
+    epoch = epoch_steps("nlvr2", "statements", statements, batch)
     return Recipe(
         name="nlvr2",
-        model=partial(two_images, partial(albef_base, 384, False, False), "nlvr", checkpoint),
+        model=partial(two_images, albef_base, "nlvr", start, 384),
         task=Classify("nlvr", ramp_steps=epoch),
-        data=Data(
-            train=partial(Nlvr2, train, images),
-            transform=TrainTransform(384, scale=(0.5, 1.0), flip=0.0),
-            collator=lambda: SentenceCollator(Tokenizer(text, max_tokens=64, sep=False), needs=("label",), images=2),
-            evaluate=partial(Nlvr2, val, images),
-            eval_transform=EvalTransform(384),
-        ),
+        data=_statements(train, val, images, text),
         optim=AdamW(lr=2e-5, weight_decay=0.02, warmup=100, start=0.5, final=0.05),
         run=Run(steps=10 * epoch, batch=batch, precision="bf16", parallel="ddp", workers=4, save_every=epoch),
         evaluation=evaluate_nlvr,
+    )
+
+
+def xvlm_nlvr2(
+    checkpoint: Path | None = None,
+    train: Path = Path("data/nlvr2/train.json"),
+    val: Path = Path("data/nlvr2/dev.json"),
+    images: Path = Path("data/nlvr2/images"),
+    statements: int = 86_373,
+    text: str = "bert-base-uncased",
+) -> Recipe:
+    """NLVR2 as X-VLM fine-tunes: 10 epochs at 384 pixels, AdamW 3e-5 and twice that for the head, batch 80.
+
+    Settings are those of its code, without the flip; see docs/xvlm.md.
+
+    Args:
+        checkpoint: the folder of a run of xvlm_nlvr2_pretrain (or xvlm_4m, without text assignment), a weight file of
+            ours, or a released checkpoint.
+        train: statements to train on, in NLVR2's format or ALBEF's.
+        val: statements to evaluate on.
+        images: folder or tar of the photos.
+        statements: how many `train` holds; sets the number of steps.
+        text: BERT vocabulary: a hub name, a folder or a vocab.txt.
+    """
+    start = named_start("xvlm_nlvr2", checkpoint, "runs/xvlm_nlvr2_pretrain")
+    batch = 80
+    epoch = epoch_steps("xvlm_nlvr2", "statements", statements, batch)
+    return Recipe(
+        name="xvlm_nlvr2",
+        model=partial(two_images, xvlm_base, "nlvr", start, 384),
+        task=Classify("nlvr", distill=0.0),
+        data=_statements(train, val, images, text),
+        optim=xvlm_adamw(3e-5, 10 * epoch, twice=("heads.nlvr.",)),
+        run=Run(steps=10 * epoch, batch=batch, precision="bf16", parallel="ddp", workers=4, save_every=epoch),
+        evaluation=evaluate_nlvr,
+    )
+
+
+def _statements(train: Path, val: Path, images: Path, text: str) -> Data:
+    """Without a flip, which would make "the left image" the right one."""
+    return Data(
+        train=partial(Nlvr2, train, images),
+        transform=TrainTransform(384, scale=(0.5, 1.0), flip=0.0),
+        collator=lambda: SentenceCollator(Tokenizer(text, max_tokens=64, sep=False), needs=("label",), images=2),
+        evaluate=partial(Nlvr2, val, images),
+        eval_transform=EvalTransform(384),
     )
 
 
@@ -142,7 +204,7 @@ def nlvr_scenes(statements: int = 200_000, checkpoint: Path | None = None, text_
 
     Args:
         statements: number of different training statements.
-        checkpoint: the folder of a run of albef_demo to start from; None = from nothing.
+        checkpoint: the folder of a run of albef_demo, xvlm_scenes or nlvr_scenes to start from; None = from nothing.
         text_only: hide the pictures: the baseline. Each statement is true of one pair of pictures and false of another.
     """
     pixels = 64
@@ -151,7 +213,7 @@ def nlvr_scenes(statements: int = 200_000, checkpoint: Path | None = None, text_
     transform = Blank(plain) if text_only else plain
     return Recipe(
         name="nlvr_scenes",
-        model=partial(two_images, partial(albef_tiny_conv, tokenizer.vocab_size, pixels), "nlvr", checkpoint),
+        model=partial(_small, tokenizer.vocab_size, pixels, checkpoint),
         task=Classify("nlvr", distill=0.0),  # a teacher that averages over a short run has little to say
         data=Data(
             train=partial(ScenePairs, "train", statements, image_size=pixels),
@@ -164,3 +226,9 @@ def nlvr_scenes(statements: int = 200_000, checkpoint: Path | None = None, text_
         run=Run(steps=1500, batch=64, clip=1.0, workers=1, log_every=10, save_every=500),
         evaluation=evaluate_nlvr,
     )
+
+
+def _small(vocab_size: int, pixels: int, checkpoint: Path | None) -> FusionModel:
+    """A new model, or the run's own, whatever its size; made one of two images if it isn't."""
+    model = albef_tiny_conv(vocab_size, pixels) if checkpoint is None else load_model(checkpoint)
+    return model if isinstance(model.fusion, PairFusion) else for_two_images(model, "nlvr")

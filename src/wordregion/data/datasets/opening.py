@@ -34,7 +34,7 @@ _PART = re.compile(r"(.+)\[(-?\d*):(-?\d*)(?::(-?\d*))?\]")
 _VAL_SCENES = 512  # making every caption true of one scene only takes time that grows with the square of this
 
 
-def open_source(spec: str, images: Path | None = None) -> Dataset:
+def open_source(spec: str, images: Path | None = None, by_image: bool = False) -> Dataset:
     """The data set that a path points at, recognised by its name and content.
 
     ``scenes`` is the built-in set: 20,000 scenes for training, 512 for validation.
@@ -43,6 +43,7 @@ def open_source(spec: str, images: Path | None = None) -> Dataset:
         spec: a path or pattern, with ``#split`` where a source has splits: ``"flickr30k#val"``, ``"scenes#val"``. At
             its end, ``[begin:end]`` or ``[begin:end:step]`` picks records as in Python: ``"flickr30k#train[0::2]"``.
         images: folder or tar of the images, if they are not beside the source.
+        by_image: one sample an image, with all its captions, also where a file has a record a caption (ALBEF's JSON).
 
     Raises:
         UsageError: if there is no such source, or its kind is not known.
@@ -52,7 +53,7 @@ def open_source(spec: str, images: Path | None = None) -> Dataset:
         begin, end, step = (int(part[k]) if part[k] else None for k in (2, 3, 4))
         if step == 0:
             raise UsageError(f"{spec}: a step of 0 picks nothing. Write, for example, {part[1]}[0::2].")
-        dataset = open_source(part[1], images)
+        dataset = open_source(part[1], images, by_image)
         return Subset(dataset, range(len(dataset))[begin:end:step], name=spec)
     path, split = (spec, None) if Path(spec).exists() else _split(spec)
     if path == "scenes" and not Path(path).exists():
@@ -80,7 +81,7 @@ def open_source(spec: str, images: Path | None = None) -> Dataset:
         case ".tar":
             return _lines(Tar(path), images)
         case ".json":
-            return _open_json(Path(path), images)
+            return _open_json(Path(path), images, by_image)
     known = "unknown kind of file" if Path(path).exists() else "no such file or folder"
     raise UsageError(f"{spec}: {known}. Give {KINDS}.")
 
@@ -119,7 +120,7 @@ def _lines(source: Source, images: Path | None) -> Dataset:
     return ImageText(source, images)
 
 
-def _open_json(path: Path, images: Path | None) -> Dataset:
+def _open_json(path: Path, images: Path | None, by_image: bool) -> Dataset:
     remedy = "Expected ALBEF's list of captions or questions, VQA v2's questions, or COCO's captions or instances."
     content = load_json(path, "a JSON file of captions or boxes")
     if (isinstance(content, dict) and "questions" in content) or (
@@ -129,7 +130,7 @@ def _open_json(path: Path, images: Path | None) -> Dataset:
     if isinstance(content, list):
         if any(isinstance(record, dict) and "ref_id" in record for record in content[:100]):
             return Referring(path, images)
-        return AlbefJson(path, images, content)
+        return AlbefJson(path, images, content, by_image)
     if not isinstance(content, dict):
         raise DataError(str(path), "", f"the top level is {type(content).__name__}", remedy)
     notes = content.get("annotations")

@@ -20,7 +20,7 @@ _BOX_REMEDY = "Give 4 numbers: x, y, width, height in pixels."
 
 
 class Referring:
-    """All expressions about an image as one sample (`Dataset`).
+    """All expressions about an image as one sample, or each as its own (`Dataset`).
 
     Each expression is a caption of the image, which is all that weak supervision sees: ``Grounding(text=i)``. With
     `refs` and `instances` it has its box too, ``Grounding(text=i, boxes=(box,))``, and ``target["splits"]`` names the
@@ -32,6 +32,7 @@ class Referring:
         refs: ``refs.json``: {"ref_id", "ann_id", "image_id", "split"} of every reference.
         instances: RefCOCO's ``instances.json`` (COCO's layout): the boxes of the annotations, the sizes of the images.
         proposals: ``dets.json``: {image id: [[x, y, width, height, ...], ...]}, pixels.
+        by_image: False = one sample an expression, as X-VLM crops around its box.
 
     Raises:
         UsageError: if a path does not exist, or `refs`, `instances` and `proposals` do not go together.
@@ -45,6 +46,7 @@ class Referring:
         refs: Path | str | None = None,
         instances: Path | str | None = None,
         proposals: Path | str | None = None,
+        by_image: bool = True,
     ) -> None:
         if (refs is None) != (instances is None) or (proposals is not None and refs is None):
             raise UsageError("boxes need both refs and instances, and proposals need them too. Name all, or none.")
@@ -52,7 +54,7 @@ class Referring:
         if not paths:
             raise UsageError("no file of referring expressions. Name one such as refcoco+_val.json.")
         self.name = ", ".join(map(str, paths))
-        self._records = _by_image(paths)
+        self._records = _grouped(paths, by_image)
         self._images = ImageStore(paths[0].parent if images is None else images)
         self._truth = None if refs is None or instances is None else _Truth(Path(refs), Path(instances))
         self._proposals = None if proposals is None else _proposals(Path(proposals))
@@ -62,7 +64,7 @@ class Referring:
         return len(self._records)
 
     def where(self, index: int) -> str:
-        """File and first record of the image, counted from 1."""
+        """File and record, of an image the first; counted from 1."""
         return self._records[index]["where"]
 
     def __getitem__(self, index: int) -> Sample:
@@ -170,8 +172,10 @@ def _pixel_box(values: Any, size: tuple[float, float], where: str, field: str) -
     return unit_box(x, y, x + width, y + height, size, where, field)
 
 
-def _by_image(paths: list[Path]) -> Packed:
-    """One record an image, in the order of first mention; a broken one for each entry that cannot be assigned."""
+def _grouped(paths: list[Path], by_image: bool) -> Packed:
+    """One record an image, in the order of first mention, or one an entry; a broken one for each entry that cannot be
+    assigned.
+    """
     records: list[dict[str, Any]] = []
     first: dict[str, dict[str, Any]] = {}
     for path in paths:
@@ -190,7 +194,7 @@ def _by_image(paths: list[Path]) -> Packed:
             except DataError as error:
                 records.append({"where": where, "broken": (error.field, error.problem, error.remedy)})
                 continue
-            if image not in first:
+            if image not in first or not by_image:
                 first[image] = {"where": where, "image": image, "entries": []}
                 records.append(first[image])
             first[image]["entries"].append({"where": where, "text": text, "ref_id": entry.get("ref_id")})
