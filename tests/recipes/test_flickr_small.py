@@ -11,6 +11,7 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from torch import nn
 from transformers import AutoConfig, AutoModel
 
 from wordregion.data.loader import StepLoader
@@ -145,6 +146,12 @@ def test_other_weights_find_no_tokens_of_theirs(places, tmp_path: Path) -> None:
     with torch.no_grad():
         next(model.vision.parameters()).add_(1e-3)
     assert fingerprint(model.vision) != before
+
+
+def test_another_structure_with_the_same_weights_finds_no_tokens_of_theirs() -> None:
+    first, second = (nn.Conv2d(1, 1, 3, stride=stride) for stride in (1, 2))
+    second.load_state_dict(first.state_dict())
+    assert fingerprint(first) != fingerprint(second)
 
 
 def test_phrases_and_boxes_join_the_captions_and_a_captioner_starts_there(places, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from wordregion.errors import CheckpointError, UsageError
 from wordregion.models.fusion import FusionModel
@@ -53,17 +54,21 @@ class ImageTokens:
         keys = [hashlib.blake2b(image.numpy(), digest_size=16).hexdigest() for image in batch.image.cpu()]
         with torch.no_grad():
             files = self._files(model, batch.image.device)
-            new = {key: row for row, key in enumerate(keys) if key not in self._kept}
-            for key in list(new) if files else ():
-                if files and (found := _read(files / f"{key}.safetensors")) is not None:
+            new: dict[str, int] = {}
+            for row, key in enumerate(keys):
+                if key in self._kept or key in new:
+                    continue
+                found = None if files is None else _read(files / f"{key}.safetensors")
+                if found is None:
+                    new[key] = row
+                else:
                     self._kept[key] = found.to(batch.image.device)
-                    del new[key]
             order = list(new.values())
             for begin in range(0, len(order), AT_ONCE):
                 rows = order[begin : begin + AT_ONCE]
                 for row, tokens in zip(rows, model.encode_image(batch.image[rows]), strict=True):
                     self._kept[keys[row]] = tokens.clone()
-                    if files:
+                    if files is not None:
                         _write(files / f"{keys[row]}.safetensors", tokens)
             return torch.stack([self._kept[key] for key in keys])
 
@@ -108,9 +113,10 @@ class ImageTokens:
 
 
 def fingerprint(module: nn.Module) -> str:
-    """Of the values of its weights and buffers, whatever their device."""
-    seen = hashlib.blake2b(digest_size=8)
+    """Of its structure and of the values of its weights and buffers, whatever their device; a collective if sharded."""
+    seen = hashlib.blake2b(repr(module).encode(), digest_size=8)
     for name, value in sorted(module.state_dict().items()):
+        value = value.full_tensor() if isinstance(value, DTensor) else value
         seen.update(name.encode())
         seen.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return seen.hexdigest()
