@@ -12,8 +12,8 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
+from wordregion.distributed.parallelize import full_state
 from wordregion.errors import CheckpointError, UsageError
 from wordregion.models.fusion import FusionModel
 from wordregion.nn.regions import Views, has_local_layers, pool_regions
@@ -115,10 +115,9 @@ class ImageTokens:
 def fingerprint(module: nn.Module) -> str:
     """Of its structure and of the values of its weights and buffers, whatever their device; a collective if sharded."""
     seen = hashlib.blake2b(repr(module).encode(), digest_size=8)
-    for name, value in sorted(module.state_dict().items()):
-        value = value.full_tensor() if isinstance(value, DTensor) else value
+    for name, value in sorted(full_state(module).items()):
         seen.update(name.encode())
-        seen.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        seen.update(value.contiguous().reshape(-1).view(torch.uint8).numpy())
     return seen.hexdigest()
 
 
