@@ -235,7 +235,7 @@ class ConvertFlags:
     layout: Annotated[str | None, arg(name="as", metavar="KIND", help_behavior_hint="")] = None
     """albef/pretrain, albef/retrieval, xvlm/pretrain_swin, xvlm/bbox ...: all of them stand in docs/checkpoints.md"""
     to_official: bool = False
-    """write the released layout, which the model's heads decide"""
+    """write the released layout, which the model's parts decide"""
     momentum: bool = False
     """take the checkpoint's momentum copy, the teacher"""
     image_size: int | None = None
@@ -580,7 +580,7 @@ def _trained(run: Path, vocab: str, device: "torch.device") -> tuple[Any, Any, A
     from wordregion.runs import load_student, read_record
 
     if not (run / "recipe.json").is_file() and (run / STRUCTURE).is_file():
-        model: Any = load_model(run).to(device)
+        model: Any = load_model(run, None).to(device)
         if isinstance(model, Grounder):
             return model, Tokenizer(vocab, max_tokens=256, clean=False), GroundEvalTransform()
         return model, Tokenizer(vocab, sep=False), EvalTransform(model.image_size)
@@ -689,7 +689,7 @@ def _convert(args: list[str]) -> int:
         import torch
 
         _writable(flags.out)
-        model = load_model(flags.source)
+        model = load_model(flags.source, None)
         layout = layout_of(model)
         torch.save({"model": official_checkpoint(model, layout)}, flags.out)
         print(f"written: {flags.out} ({layout})")

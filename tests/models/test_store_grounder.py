@@ -1,12 +1,15 @@
+import re
+
 import pytest
 import torch
 
 from tests.models.grounders import small_grounder
+from wordregion import cli
 from wordregion.errors import CheckpointError, UsageError
 from wordregion.models.adapt import adapt
 from wordregion.models.grounder import Grounder, assemble
-from wordregion.models.official import load_official
-from wordregion.models.official_glip import GLIP, fill_glip, is_glip, official_names, to_glip
+from wordregion.models.official import layout_of, load_official, official_checkpoint
+from wordregion.models.official_glip import GLIP, fill_glip, glip_checkpoint, is_glip, official_names, to_glip
 from wordregion.models.store import describable, load_model, save_model, start_from
 from wordregion.nn.pyramid import TimmPyramid
 
@@ -55,6 +58,57 @@ def test_colours_are_exchanged_and_stages_counted_as_the_original_does():
     before = patches.detach().clone()
     fill_glip(model, theirs, "a file")
     assert torch.equal(patches, before)
+
+
+@pytest.fixture
+def released(monkeypatch):
+    """A single layout, of a small Swin."""
+    for layout in ("glip/tiny_a", "glip/large"):
+        monkeypatch.delitem(GLIP, layout)
+    monkeypatch.setitem(GLIP, "glip/tiny", lambda: swin(seed=1))
+
+
+def swin(seed=0):
+    torch.manual_seed(seed)
+    small = {"embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1)}
+    vision = TimmPyramid("swin_tiny_patch4_window7_224", settings=small)
+    return assemble(vision, small_grounder().text, 2, 32, 64, heads=2)
+
+
+def test_the_command_converts_there_and_back(tmp_path, released, capsys):
+    theirs = glip_checkpoint(swin())
+    theirs |= {name: torch.randn_like(value) for name, value in theirs.items() if value.is_floating_point()}
+    torch.save({"model": {f"module.{name}": value for name, value in theirs.items()}}, tmp_path / "glip.pth")
+    assert cli.main(["convert", str(tmp_path / "glip.pth"), "--as", "glip/tiny", str(tmp_path / "ours")]) == 0
+    assert cli.main(["convert", str(tmp_path / "ours"), str(tmp_path / "again.pth"), "--to-official"]) == 0
+    assert "(glip/tiny)" in capsys.readouterr().out
+    again = torch.load(tmp_path / "again.pth", weights_only=True)["model"]
+    assert again.keys() == theirs.keys()
+    made = re.compile(r"rpn\.(head\.cls_logits|anchor_generator)\.")
+    for name, value in theirs.items():
+        assert again[name].shape == value.shape
+        assert again[name].dtype == value.dtype
+        assert bool(made.match(name)) or torch.equal(again[name], value), name
+
+
+def test_a_tuned_prompt_is_written_too_and_other_sizes_are_refused(released):
+    model = adapt(swin(), "prompt")
+    assert layout_of(model) == "glip/tiny"
+    assert torch.equal(official_checkpoint(model, "glip/tiny")["rpn.tunable_linear.weight"], model.offset.weight)
+    with pytest.raises(CheckpointError, match="convnext_atto with 2 layers without fusion has no released layout"):
+        layout_of(small_grounder(2, fused=False))
+
+
+def test_constants_are_the_originals():
+    """Anchors of 8 strides, with their last row and column; places of Swin's windows by row and column."""
+    theirs = glip_checkpoint(swin())
+    assert theirs["rpn.anchor_generator.cell_anchors.0"].tolist() == [[-28, -28, 35, 35]]
+    assert theirs["rpn.anchor_generator.cell_anchors.4"].tolist() == [[-448, -448, 575, 575]]
+    index = theirs["backbone.body.layers.1.blocks.0.attn.relative_position_index"]
+    assert index.shape == (49, 49)
+    assert index[0, 0] == 6 * 13 + 6
+    assert index[0, -1] == 0
+    assert index[-1, 0] == 12 * 13 + 12
 
 
 def test_the_released_layouts_have_names():

@@ -28,7 +28,7 @@ from wordregion.models.adapt import adapt
 from wordregion.models.detect import Detections, detect
 from wordregion.models.grounder import Grounder, TowerLayer
 from wordregion.models.official import load_official
-from wordregion.models.official_glip import GLIP, official_names, to_glip, tower_names
+from wordregion.models.official_glip import GLIP, glip_checkpoint, official_names, to_glip, tower_names
 from wordregion.nn.anchors import encode_boxes, make_anchors
 from wordregion.nn.deep_fusion import DeepFusion, TextBlock
 from wordregion.nn.dyhead import DyConv
@@ -394,19 +394,34 @@ def shapes_only(variant: str) -> Grounder:
 
 
 def names(folder: Folder, only: str) -> Iterator[Verdict]:
-    """Every parameter of a variant has one of ours, of its shape, and the other way round."""
+    """What we write of a variant has the names and shapes of the released checkpoint, and the other way round."""
     for variant in LAYOUTS:
         if not f"names/{variant}".startswith(only) or not (folder.path / f"manifest_{variant}.json").is_file():
             continue
-        model = shapes_only(variant)
-        ours = {name: list(value.shape) for name, value in to_glip(model, dict(model.named_parameters())).items()}
-        theirs = {
-            name: entry["shape"]
-            for name, entry in folder.json(f"manifest_{variant}.json")["keys"].items()
-            if entry["kind"] != "buffer_kept" and "cls_logits" not in name
-        }
+        ours = {name: list(value.shape) for name, value in glip_checkpoint(shapes_only(variant)).items()}
+        keys = folder.json(f"manifest_{variant}.json")["keys"]
+        theirs = {name: entry["shape"] for name, entry in keys.items()}
         odd = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
         yield Verdict(f"names/{variant} {' '.join(odd[:3])}", float(len(odd)), 0.0)
+
+
+def round_trips(folder: Folder, only: str) -> Iterator[Verdict]:
+    """From a released checkpoint to ours and back: the same tensors, but for the classifier that GLIP never uses."""
+    for variant in LAYOUTS:
+        if not f"round_trip/{variant}".startswith(only) or not (folder.path / f"manifest_{variant}.json").is_file():
+            continue
+        model, theirs = released(folder, variant)
+        ours = glip_checkpoint(model)
+        kept = {name for name in ours if "cls_logits" not in name}
+        kinds = {name: entry["kind"] for name, entry in folder.json(f"manifest_{variant}.json")["keys"].items()}
+        odd = sorted(kinds.keys() ^ ours.keys())
+        odd += [name for name in kept & theirs.keys() if not same_tensor(ours[name], theirs[name])]
+        odd += [name for name in kept - theirs.keys() if kinds[name] != "buffer_kept"]
+        yield Verdict(f"round_trip/{variant} {' '.join(odd[:3])}", float(len(odd)), 0.0)
+
+
+def same_tensor(ours: Tensor, theirs: Tensor) -> bool:
+    return ours.shape == theirs.shape and ours.dtype == theirs.dtype and torch.equal(ours, theirs)
 
 
 MODES = {
@@ -500,6 +515,7 @@ def verdicts(path: Path, only: str = "") -> Iterator[Verdict]:
     if (path / "units_T.npz").is_file():
         yield from units(folder, only)
     yield from names(folder, only)
+    yield from round_trips(folder, only)
     if (path / "tuning_modes.json").is_file():
         yield from tuning(folder, only)
     if (path / glip_data.FILE).is_file():

@@ -20,7 +20,7 @@ def test_parameters_and_what_is_trained_are_the_originals(group, capsys):
 
 
 @pytest.mark.large
-@pytest.mark.parametrize("group", ["A/", "T/"])
+@pytest.mark.parametrize("group", ["A/", "T/", "round_trip/"])
 def test_every_array_matches(group, capsys):
     assert main(FOLDER, group) == 0, capsys.readouterr().out
 

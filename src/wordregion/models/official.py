@@ -17,7 +17,7 @@ from wordregion.models.fusion import FusionModel
 from wordregion.models.grounder import Grounder
 from wordregion.models.layout import CONTRAST, PRETRAINED, Layout, copied
 from wordregion.models.official_albef import ALBEF
-from wordregion.models.official_glip import GLIP, fill_glip
+from wordregion.models.official_glip import GLIP, fill_glip, glip_checkpoint, layout_of_glip
 from wordregion.models.official_xvlm import XVLM
 from wordregion.models.report import LoadReport, fill
 from wordregion.nn.weights import read_weights
@@ -117,8 +117,12 @@ def to_official(tensors: Mapping[str, Tensor], layout: str, momentum: bool = Fal
     return result | _doubles(result)
 
 
-def official_checkpoint(model: FusionModel, layout: str, teacher: FusionModel | None = None) -> dict[str, Tensor]:
+def official_checkpoint(
+    model: FusionModel | Grounder, layout: str, teacher: FusionModel | None = None
+) -> dict[str, Tensor]:
     """A whole checkpoint as the originals save it, but for queues: student and, if given, its momentum copy."""
+    if isinstance(model, Grounder):
+        return glip_checkpoint(model)
     state = to_official(model.state_dict(), layout)
     if teacher is not None:  # modules without a copy have one name only: the student's values
         state = to_official(teacher.state_dict(), layout, momentum=True) | state
@@ -130,12 +134,14 @@ def official_checkpoint(model: FusionModel, layout: str, teacher: FusionModel | 
     return {key: value.clone() for key, value in (state | positions).items()}
 
 
-def layout_of(model: FusionModel) -> str:
-    """The layout that has the model's heads and is for its backbone.
+def layout_of(model: FusionModel | Grounder) -> str:
+    """The layout that has the model's heads and is for its backbone; of a detector, the one of its size.
 
     Raises:
         CheckpointError: if there is none.
     """
+    if isinstance(model, Grounder):
+        return layout_of_glip(model)
     for name, layout in LAYOUTS.items():
         if layout.heads() == set(model.heads) and re.fullmatch(layout.backbone, model.vision.name):
             return name

@@ -5,6 +5,7 @@ convolution's input channels are exchanged on the way; the values of pixels are 
 a mean and a deviation of that scale).
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping
 
@@ -16,6 +17,8 @@ from wordregion.models.grounder import Grounder
 from wordregion.models.layout import BLOCK
 from wordregion.models.report import LoadReport, fill
 from wordregion.models.zoo import glip_large, glip_tiny, glip_tiny_a
+from wordregion.nn.anchors import make_anchors
+from wordregion.nn.pyramid import LEVEL_STRIDES
 
 GLIP: dict[str, Callable[[], Grounder]] = {
     "glip/tiny_a": lambda: glip_tiny_a(vision_weights=False, text_weights=False),
@@ -27,6 +30,8 @@ GLIP: dict[str, Callable[[], Grounder]] = {
 PATCHES = "backbone.body.patch_embed.proj.weight"
 """Their tensor that has the colours."""
 LAYER = "rpn.head.dyhead_tower."
+CLASSES, PRIOR = 80, 0.01
+"""Of the original's unused classifier."""
 FUSION = {
     "image_norm": "layer_norm_v",
     "text_norm": "layer_norm_l",
@@ -158,6 +163,44 @@ def to_glip(model: Grounder, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]
     if PATCHES in result:
         result[PATCHES] = result[PATCHES].flip(1)
     return result
+
+
+def glip_checkpoint(model: Grounder) -> dict[str, Tensor]:
+    """Everything that the original saves of a detector: parameters, constants, and its classifier of 80 classes.
+
+    GLIP never uses that classifier, and ours has none; it is written as the original makes it, with weights of 0.
+    """
+    state = to_glip(model, dict(model.named_parameters()))
+    for name, value in model.vision.body.named_buffers():
+        if name.endswith("relative_position_index"):
+            state[f"backbone.body.{name}"] = value
+    levels = make_anchors([(1, 1)] * len(LEVEL_STRIDES), LEVEL_STRIDES)
+    state |= {f"rpn.anchor_generator.cell_anchors.{level}": anchor for level, anchor in enumerate(levels)}
+    channels = model.head.box.in_channels
+    state["rpn.head.cls_logits.weight"] = torch.zeros(CLASSES, channels, 1, 1)
+    state["rpn.head.cls_logits.bias"] = torch.full((CLASSES,), -math.log((1 - PRIOR) / PRIOR))
+    return {name: value.detach().clone() for name, value in state.items()}
+
+
+def layout_of_glip(model: Grounder) -> str:
+    """The released layout that has the model's names and shapes; a tuned prompt may be there beside them.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    for layout, build in GLIP.items():
+        with torch.device("meta"):
+            if _shapes(build()) == _shapes(model):
+                return layout
+    fused = "with" if any(layer.fusion is not None for layer in model.tower) else "without"
+    raise CheckpointError(
+        f"a detector on {model.vision.name} with {len(model.tower)} layers {fused} fusion has no released layout. "
+        f"There is: {', '.join(GLIP)}."
+    )
+
+
+def _shapes(model: Grounder) -> dict[str, tuple[int, ...]]:
+    return {n: tuple(value.shape) for n, value in model.named_parameters() if not n.startswith("offset.")}
 
 
 def is_glip(state: Mapping[str, torch.Tensor]) -> bool:

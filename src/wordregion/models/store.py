@@ -127,11 +127,21 @@ def describable(model: nn.Module) -> bool:
     )
 
 
-def save_weights(model: nn.Module, path: Path, state: dict[str, Tensor] | None = None) -> None:
-    """Writes a model's tensors as safetensors, tied ones once; the file appears when it is complete."""
+def save_weights(
+    model: nn.Module, path: Path, state: dict[str, Tensor] | None = None, trained_only: bool = False
+) -> None:
+    """Writes a model's tensors as safetensors, tied ones once; the file appears when it is complete.
+
+    Args:
+        model: whose they are.
+        path: of the file.
+        state: the model's whole state dict, where the model itself is sharded.
+        trained_only: leave out the parameters that are not trained.
+    """
     whole = model.state_dict() if state is None else state
     draft = path.with_name(f"draft_{path.name}")
-    names = [group[0] for group, _ in tied_groups(model)]
+    frozen = {name for name, value in model.named_parameters(remove_duplicate=False) if not value.requires_grad}
+    names = [group[0] for group, _ in tied_groups(model) if not trained_only or group[0] not in frozen]
     save_file({name: whole[name].detach().cpu().contiguous() for name in names}, str(draft))
     draft.rename(path)
 
@@ -140,12 +150,16 @@ def save_weights(model: nn.Module, path: Path, state: dict[str, Tensor] | None =
 def load_model(source: str | Path) -> FusionModel: ...
 @overload
 def load_model(source: str | Path, kind: type[Grounder]) -> Grounder: ...
-def load_model(source: str | Path, kind: type[FusionModel] | type[Grounder] = FusionModel) -> FusionModel | Grounder:
+@overload
+def load_model(source: str | Path, kind: None) -> FusionModel | Grounder: ...
+def load_model(
+    source: str | Path, kind: type[FusionModel] | type[Grounder] | None = FusionModel
+) -> FusionModel | Grounder:
     """The model that `save_model` wrote, in evaluation mode.
 
     Args:
         source: a folder, or the name of a hub repository that holds one.
-        kind: `Grounder` for a detector.
+        kind: `Grounder` for a detector; None for whichever it is.
 
     Raises:
         CheckpointError: if there is no such folder or repository, or it is damaged, incomplete, or of another kind.
@@ -157,7 +171,7 @@ def load_model(source: str | Path, kind: type[FusionModel] | type[Grounder] = Fu
     try:
         found = json.loads(structure.read_text())
         detector = found.get("kind") == KIND
-        if detector is not (kind is Grounder):
+        if kind is not None and detector is not (kind is Grounder):
             raise CheckpointError(f"{folder}: holds {'a' if detector else 'no'} detector. Load a {kind.__name__}.")
         model = build_grounder(found) if detector else build(found)
     except FileNotFoundError as error:
