@@ -75,6 +75,9 @@ def test_schedules() -> None:
     assert [linear.factor(step, 10) for step in (0, 5, 10)] == pytest.approx([1.0, 0.5, 0.0])
     step = AdamW(schedule="step", milestones=(0.5, 0.9), drop=0.1)
     assert [step.factor(at, 10) for at in (0, 4, 5, 8, 9)] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
+    warm = AdamW(schedule="step", milestones=(0.5,), drop=0.1, warmup=4)
+    assert [warm.factor(at, 10) for at in (0, 3, 4, 5)] == pytest.approx([0.25, 1, 1, 0.1])  # of all 10 steps
+    assert AdamW(schedule="step", milestones=()).factor(9, 10) == 1
 
 
 def test_clipping_equals_torchs() -> None:

@@ -9,6 +9,7 @@ import json
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from wordregion.data.tokens import Tokenizer
 from wordregion.evaluate.phrase_recall import find_phrase, recall
 from wordregion.losses.grounding import focal_loss
 from wordregion.nn.anchors import decode_boxes, encode_boxes
-from wordregion.recipes.recipe import AdamW
+from wordregion.recipes.glip import OPTIMISER
 
 DATA = Path(__file__).parent / "data" / "glip_data"
 FILE = "data_goldens.json"
@@ -167,11 +168,10 @@ def resize(golden: dict[str, Any]) -> Iterator[Verdict]:
 
 
 def schedule(golden: dict[str, float]) -> Iterator[Verdict]:
-    """The original counts finished steps and puts its milestones on all of them; ours on those after the warm-up."""
+    """The rate of each iteration, from 0; ours warms up one ahead, so that the last one of the warm-up has the peak."""
     steps, warmup = 10_000, 2_000
-    milestones = tuple((round(share * steps) - 1 - warmup) / (steps - warmup) for share in (0.67, 0.89))
-    optim = AdamW(lr=1e-4, schedule="step", warmup=warmup, start=1e-3, milestones=milestones, drop=0.1)
-    ours = [optim.lr * optim.factor(int(done) - 1, steps) for done in golden]
+    optim = replace(OPTIMISER, warmup=warmup)
+    ours = [optim.lr * optim.factor(int(done) - (int(done) < warmup), steps) for done in golden]
     yield near(
         "lr_multistep_max_iter_10000 (relative)", np.divide(ours, list(golden.values())), np.ones(len(ours)), 1e-12
     )

@@ -269,6 +269,51 @@ class DetectionPrompts:
         return self._lengths[text]
 
 
+@dataclass(frozen=True)
+class FixedPrompts:
+    """Asks every detection sample for the same classes in the same order; other samples pass unchanged.
+
+    So a prompt is tuned: its offset belongs to the places of one text (`models.adapt`).
+
+    Attributes:
+        classes: all that samples show.
+        tokenizer: with room for all of them in one prompt.
+        wordings: of each class, if they are not asked for by their names.
+    """
+
+    classes: tuple[str, ...]
+    tokenizer: Tokenizer
+    wordings: tuple[str | Wording, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.wordings and len(self.wordings) != len(self.classes):
+            raise UsageError(
+                f"prompt: {len(self.wordings)} wordings for {len(self.classes)} classes. Give one for each."
+            )
+        if len(class_chunks(self.wordings or self.classes, self.tokenizer, len(self.classes) or 1)) > 1:
+            room = prompt_room(self.tokenizer)
+            raise UsageError(
+                f"prompt: {len(self.classes)} classes have more than {room} tokens, and a tuned prompt is one text. "
+                "Tune fewer classes, or raise max_tokens."
+            )
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """The sample with the prompt instead of class names; draws nothing.
+
+        Raises:
+            DataError: if it shows another class.
+        """
+        if ABSENT not in sample.target:
+            return sample
+        prompt, number = class_prompt(self.wordings or self.classes), {n: i for i, n in enumerate(self.classes)}
+        shown = [(g, sample.texts[g.text]) for g in sample.groundings if g.boxes]
+        if strange := next((name for _, name in shown if name not in number), None):
+            raise DataError(sample.id, "categories", f"{strange!r} is none of the prompt's", "Name all classes.")
+        groundings = tuple(replace(g, text=0, span=prompt.spans[number[name]]) for g, name in shown)
+        target = {name: value for name, value in sample.target.items() if name != ABSENT}
+        return replace(sample, texts=(prompt.text,), groundings=groundings, target=target)
+
+
 def token_map(
     offsets_L2: Int[Tensor, "L 2"], spans: Iterable[Span], original_behaviour: bool = False
 ) -> Bool[Tensor, "L"]:

@@ -108,6 +108,11 @@ class CocoInstances:
         groundings = tuple(Grounding(text=i, boxes=tuple(b)) for i, b in enumerate(boxes.values()))
         return Sample(record["id"], (image,), tuple(boxes), groundings, {ABSENT: self._absent(record, present)})
 
+    def shown(self, index: int) -> set[int]:
+        """Ids of the categories with boxes in an image, which is not opened; none of a broken record."""
+        notes = self._records[index].get("annotations", ())
+        return {note["category_id"] for note in notes if "category_id" in note and not note.get("iscrowd")}
+
     def _absent(self, record: dict[str, Any], present: set[str]) -> tuple[str, ...]:
         verified = record.get("neg_category_ids")
         if verified is None:
