@@ -24,6 +24,7 @@ from wordregion.distributed.parallelize import Parallel, full_state
 from wordregion.engine import checkpoint, optim
 from wordregion.engine.logs import Log
 from wordregion.engine.memory import peak_gigabytes
+from wordregion.engine.plateau import Validation
 from wordregion.errors import CheckpointError, DataError, UsageError, WordregionError
 from wordregion.models import store
 from wordregion.recipes.recipe import Recipe, resolved
@@ -80,9 +81,10 @@ def train(recipe: Recipe, out: Path, resume: bool = False) -> TrainResult:
     """Trains a recipe.
 
     Writes ``recipe.json``, ``metrics.jsonl``, ``tensorboard/`` and ``checkpoints/`` under `out`, and at the end
-    the student: ``model.safetensors`` and ``model.json``. A run that is stopped by SIGTERM or Ctrl-C finishes its step,
-    writes a checkpoint and returns. ``resume`` continues it exactly from the last checkpoint; on another number of
-    processes everything continues but the random numbers drawn during the step (dropout, hard negatives).
+    the student (with a `Plateau` at its best): ``model.safetensors``, ``model.json``. A run that is stopped by SIGTERM
+    or Ctrl-C finishes its step, writes a checkpoint and returns. ``resume`` continues it exactly from the last
+    checkpoint; on another number of processes everything continues but the random numbers drawn during the step
+    (dropout, hard negatives).
 
     Raises:
         UsageError: if `out` holds another run, or the settings do not fit the processes or the checkpoint.
@@ -108,13 +110,14 @@ def train(recipe: Recipe, out: Path, resume: bool = False) -> TrainResult:
     tensors = {f"task/{name}": value for name, value in task.state_dict().items()}
     tensors |= {f"optim/{n}": v for n, v in optim.moments(optimiser, task.model.named_parameters()).items()}
     start, counters, record = 0, {"skipped": 0, "seen": 0}, resolved(recipe)
+    measured: Any = ()
     notes: list[str] = []
     if resume:
         facts = checkpoint.read_facts(found[-1])
         _must_continue(found[-1], facts["recipe"], record)
         _seed(run.seed + comm.rank() + facts["step"])  # counts only on another number of processes
         checkpoint.load(found[-1], tensors)
-        start, counters = facts["step"], facts["counters"]
+        start, counters, measured = facts["step"], facts["counters"], facts.get("validation", ())
         if facts["processes"] != comm.world_size():
             notes.append(
                 f"resuming a run of {facts['processes']} processes on {comm.world_size()}: all continues but the "
@@ -142,17 +145,20 @@ def train(recipe: Recipe, out: Path, resume: bool = False) -> TrainResult:
         log.say(note)
 
     def save(step: int) -> None:
-        checkpoint.save(out, step, tensors, {"counters": counters, "recipe": record}, run.keep)
+        facts = {"counters": counters, "recipe": record, "validation": validation.watch.seen}
+        checkpoint.save(out, step, tensors, facts, run.keep)
 
     try:
+        validation = Validation(recipe, task.model, out, device, log, measured)
         with Interrupt() as interrupt:
-            loop = Loop(recipe, task, parallel, optimiser, device, log, counters, interrupt)
+            loop = Loop(recipe, task, parallel, optimiser, device, log, counters, interrupt, validation)
             step, metrics, stopped = loop.run(loader, start, save)
     finally:
         loader.close()
         log.close()
-    finished = step >= run.steps
+    finished = step >= run.steps or validation.ended
     if finished:
+        validation.restore()
         export(task.model, out)
     return TrainResult(step, finished, metrics, task, None if finished else stopped)
 
@@ -170,18 +176,20 @@ class Loop:
         log: Log,
         counters: dict[str, int],
         interrupt: Interrupt,
+        validation: Validation,
     ) -> None:
         self.recipe, self.task, self.parallel, self.optimiser = recipe, task, parallel, optimiser
         self.device, self.log, self.counters, self.interrupt = device, log, counters, interrupt
+        self.validation = validation
         self.window, self.shown = Window(), 0
 
     def run(
         self, loader: StepLoader, start: int, save: Callable[[int], Any]
     ) -> tuple[int, dict[str, float], int | None]:
-        """Runs until the last step or a request to stop; returns steps done, last metrics, and the signal if any."""
+        """Runs until the end or a request to stop; returns steps done, last metrics, and the signal if any."""
         run, metrics, step = self.recipe.run, dict[str, float](), start
         batches = iter(loader)
-        while step < run.steps:
+        while step < run.steps and not self.validation.ended:
             micros = next(batches)
             totals, pairs = self._agree(micros)
             values, stop = self._step(step, [micro.to(self.device) for micro in micros], totals)
@@ -193,9 +201,12 @@ class Loop:
                 metrics["skipped"] = float(self.counters["skipped"])
                 metrics["memory_gb"] = peak_gigabytes(self.device)
                 self.log.step(step, metrics, speed)
-            if step % run.save_every == 0 or step == run.steps or stop:
+            if self.validation.due(step):
+                self.validation(step)
+            ended = step == run.steps or self.validation.ended
+            if step % run.save_every == 0 or ended or stop:
                 save(step)
-            if stop and step < run.steps:
+            if stop and not ended:
                 self.log.say(f"stopped after step {step}; a checkpoint is written. Continue with --resume.")
                 return step, metrics, stop
         return step, metrics, None
@@ -216,7 +227,7 @@ class Loop:
         if run.clip is not None:
             values["gradient_norm"] = optim.clip_gradients(self.task.model, run.clip)
             self._require(step, [] if math.isfinite(values["gradient_norm"]) else ["the gradient"])
-        values["lr"] = settings.lr * settings.factor(step, run.steps)
+        values["lr"] = settings.lr * settings.factor(step, run.steps) * self.validation.watch.factor
         optim.set_rate(self.optimiser, values["lr"])
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)

@@ -92,7 +92,7 @@ class TimmPyramid(nn.Module):
 class FeaturePyramid(nn.Module):
     """FPN (Lin et al. 2017): P3 to P5 from C3 to C5, then P6 from P5 and P7 from P6 by strided convolutions.
 
-    While training, whole squares of P3 and P4 are dropped (DropBlock, as in GLIP's code).
+    While training, whole squares of P3 and P4 are dropped (DropBlock, as in GLIP's code), of maps that hold one.
 
     Args:
         widths: channels of C3 to C5.
@@ -121,7 +121,8 @@ class FeaturePyramid(nn.Module):
                 levels.append(out(own))
             else:
                 above = own + F.interpolate(above, size=own.shape[2:], mode="nearest")
-                levels.insert(0, out(drop_block2d(above, DROP_BLOCK, DROP_BLOCK_SIDE, training=self.training)))
+                drop = self.training and min(above.shape[2:]) >= DROP_BLOCK_SIDE
+                levels.insert(0, out(drop_block2d(above, DROP_BLOCK, DROP_BLOCK_SIDE, training=drop)))
         sixth = self.extra[0](levels[-1])
         return [*levels, sixth, self.extra[1](F.relu(sixth))]
 
