@@ -12,7 +12,7 @@ from wordregion.data.transforms import EvalTransform, TrainTransform
 from wordregion.errors import UsageError
 from wordregion.evaluate.entailment import evaluate_entailment
 from wordregion.models.fusion import FusionModel
-from wordregion.models.store import start_from
+from wordregion.models.store import load_model, start_from
 from wordregion.models.zoo import albef_base, albef_tiny_conv, for_entailment
 from wordregion.recipes.recipe import AdamW, Data, Recipe, Run
 from wordregion.tasks.classify import Classify
@@ -72,7 +72,7 @@ def entail_scenes(pairs: int = 200_000, checkpoint: Path | None = None, text_onl
 
     Args:
         pairs: number of different training pairs.
-        checkpoint: the folder of a run of albef_demo to take the encoders from; None = from nothing.
+        checkpoint: the folder of a run of albef_demo or xvlm_scenes to start from; None = from nothing.
         text_only: hide the pictures: the baseline. Each sentence stands beside three scenes, one of each class.
     """
     pixels = 64
@@ -97,7 +97,5 @@ def entail_scenes(pairs: int = 200_000, checkpoint: Path | None = None, text_onl
 
 
 def _small(vocab_size: int, pixels: int, checkpoint: Path | None) -> FusionModel:
-    model = albef_tiny_conv(vocab_size, pixels, fusion_layers=2)
-    if checkpoint is not None:
-        start_from(model, checkpoint, new=("fusion.",))
+    model = albef_tiny_conv(vocab_size, pixels, fusion_layers=2) if checkpoint is None else load_model(checkpoint)
     return for_entailment(model)

@@ -13,7 +13,7 @@ from wordregion.data.tokens import Tokenizer
 from wordregion.data.transforms import EvalTransform, TrainTransform
 from wordregion.evaluate.vqa import evaluate_vqa
 from wordregion.models.fusion import FusionModel
-from wordregion.models.store import load_model, start_from
+from wordregion.models.store import load_model
 from wordregion.models.zoo import albef_base, albef_tiny_conv, for_questions, xvlm_base
 from wordregion.recipes.recipe import AdamW, Data, Recipe, Run
 from wordregion.recipes.tuning import epoch_steps, named_start, tuned, xvlm_adamw
