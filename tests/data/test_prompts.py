@@ -10,6 +10,7 @@ from PIL import Image
 from wordregion.data.prompts import (
     ABSENT,
     DetectionPrompts,
+    FixedPrompts,
     PromptSampling,
     Wording,
     class_chunks,
@@ -119,6 +120,24 @@ def test_tokens_of_spans(tokenizer: Tokenizer) -> None:
     assert found((13, 19), original=True) == [4]
     rows = positive_map(torch.tensor([[False, True, True], [False, False, False]]))
     torch.testing.assert_close(rows, torch.tensor([[0.0, 1 / (2 + 1e-6), 1 / (2 + 1e-6)], [0.0, 0.0, 0.0]]))
+
+
+def test_a_tuned_prompt_is_the_same_for_every_picture_and_the_one_that_is_asked(tokenizer: Tokenizer) -> None:
+    classes = NAMES[:4]
+    prompter, (asked,) = FixedPrompts(classes, tokenizer), class_chunks(classes, tokenizer)
+    for shown in ((), ("green star", "red circle")):
+        sample = prompter(boxed(*shown), np.random.default_rng(0))
+        assert sample.texts == (asked.text,)
+        assert [sample.texts[0][slice(*g.span)] for g in sample.groundings] == list(shown)
+        assert sample.target == {"other": 1}
+    caption = replace(boxed("a red circle"), target={})
+    assert prompter(caption, np.random.default_rng(0)) is caption
+    with pytest.raises(DataError, match="'a cat' is none"):
+        prompter(boxed("a cat"), np.random.default_rng(0))
+    with pytest.raises(UsageError, match="a tuned prompt is one text"):
+        FixedPrompts(NAMES * 3, tokenizer)
+    with pytest.raises(UsageError, match="Name at least one"):
+        FixedPrompts((), tokenizer)
 
 
 def test_a_long_caption_is_cut_between_phrases_and_nothing_is_lost() -> None:

@@ -375,6 +375,29 @@ def glip_mini(
     return assemble(body, encoder, layers, channels, attention, dropout=dropout)
 
 
+def glip_micro(vocab_size: int, width: int = 64, layers: int = 2, separator: int | None = None) -> Grounder:
+    """The parts of `glip_tiny` at a size that trains from nothing in minutes on one core; random initialisation.
+
+    Args:
+        vocab_size: of the text encoder, which has one layer and reads up to 128 tokens.
+        width: of text, pyramid and head; a multiple of 32.
+        layers: of the tower.
+        separator: see `Grounder`.
+    """
+    vision = TimmPyramid(
+        "convnext_atto",
+        settings={
+            "depths": (2, 2, 2, 1),
+            "dims": (32, 64, 96, 128),
+            "conv_mlp": False,
+            "ls_init_value": None,
+            "kernel_sizes": 3,
+        },
+    )
+    text = TextEncoder(bert_config(vocab_size, width, 1, width // 32, max_tokens=128, dropout=0.0))
+    return assemble(vision, text, layers, width, 4 * width, heads=4, dropout=0.0, separator=separator)
+
+
 def _whole_bert(weights: bool, text: str | Path) -> TextEncoder:
     if weights or str(text) != "bert-base-uncased":
         return split_bert(text, text_layers=None, weights=weights)[0]

@@ -13,6 +13,7 @@ from wordregion.recipes.caption import (
 from wordregion.recipes.entailment import entail_scenes, entail_snli_ve
 from wordregion.recipes.flickr_small import flickr_frozen, flickr_small
 from wordregion.recipes.glip import glip_coco, glip_large, glip_tiny, glip_tiny_a
+from wordregion.recipes.glip_scenes import glip_scenes, glip_scenes_adapt
 from wordregion.recipes.glip_small import glip_flickr_small, glip_student_small
 from wordregion.recipes.nlvr import nlvr2, nlvr2_pretrain, nlvr_scenes, xvlm_nlvr2, xvlm_nlvr2_pretrain
 from wordregion.recipes.recipe import Recipe
@@ -46,6 +47,8 @@ BUILTIN: dict[str, Callable[..., Recipe]] = {
     "glip_tiny": glip_tiny,
     "glip_large": glip_large,
     "glip_coco": glip_coco,
+    "glip_scenes": glip_scenes,
+    "glip_scenes_adapt": glip_scenes_adapt,
     "glip_flickr_small": glip_flickr_small,
     "glip_student_small": glip_student_small,
     "entail_small": entail_small,

@@ -37,7 +37,8 @@ _VAL_SCENES = 512  # making every caption true of one scene only takes time that
 def open_source(spec: str, images: Path | None = None, by_image: bool = False) -> Dataset:
     """The data set that a path points at, recognised by its name and content.
 
-    ``scenes`` is the built-in set: 20,000 scenes for training, 512 for validation.
+    ``scenes`` is the built-in set: 20,000 scenes for training, 512 for validation; ``scenes:NAMES`` is the same as a
+    detection set (`data.scene_detections.NAMES`): ``"scenes:renamed#val"``.
 
     Args:
         spec: a path or pattern, with ``#split`` where a source has splits: ``"flickr30k#val"``, ``"scenes#val"``. At
@@ -56,12 +57,8 @@ def open_source(spec: str, images: Path | None = None, by_image: bool = False) -
         dataset = open_source(part[1], images, by_image)
         return Subset(dataset, range(len(dataset))[begin:end:step], name=spec)
     path, split = (spec, None) if Path(spec).exists() else _split(spec)
-    if path == "scenes" and not Path(path).exists():
-        from wordregion.data.scenes import Scenes
-
-        if split not in (None, "train", "val"):
-            raise UsageError(f"{spec}: no such split. Use scenes#train or scenes#val.")
-        return Scenes(split="val", size=_VAL_SCENES) if split == "val" else Scenes()
+    if (path == "scenes" or path.startswith("scenes:")) and not Path(path).exists():
+        return _open_scenes(spec, path, "train" if split is None else split)
     if Path(path).is_dir():
         return _open_folder(Path(path), split, images)
     if Path(path).suffix.lower() == ".txt" and Path(path).is_file():
@@ -84,6 +81,16 @@ def open_source(spec: str, images: Path | None = None, by_image: bool = False) -
             return _open_json(Path(path), images, by_image)
     known = "unknown kind of file" if Path(path).exists() else "no such file or folder"
     raise UsageError(f"{spec}: {known}. Give {KINDS}.")
+
+
+def _open_scenes(spec: str, path: str, split: str) -> Dataset:
+    from wordregion.data.scene_detections import SceneDetections
+    from wordregion.data.scenes import Scenes
+
+    if split not in ("train", "val"):
+        raise UsageError(f"{spec}: no such split. Use {path}#train or {path}#val.")
+    size = _VAL_SCENES if split == "val" else 20_000
+    return Scenes(split, size) if path == "scenes" else SceneDetections(split, size, names=path.partition(":")[2])
 
 
 def _split(spec: str) -> tuple[str, str | None]:
