@@ -41,6 +41,7 @@ usage: wordregion COMMAND ...
   train RECIPE       train a recipe: a built-in name, or my_file.py:my_function
   eval RUN           measure a trained run on its task
   eval compositional RUN  does it tell a caption from one that says almost the same?
+  eval odinw RUN     a detector on the sets of Object Detection in the Wild, as it is and adapted
   predict heatmap    draw where a trained run looks for each word of a text
   predict caption    describe a picture
   predict locate     draw the box of what a text describes
@@ -367,9 +368,36 @@ def _eval_compositional(args: list[str]) -> int:
     return 0
 
 
+def _eval_odinw(args: list[str]) -> int:
+    from wordregion.odinw import Detecting, OdinwFlags, as_markdown, check_odinw, run_odinw
+
+    flags = _parse(OdinwFlags, "wordregion eval odinw", args)
+    if flags is None:
+        return 0
+    from wordregion.data.ground_transforms import GroundEvalTransform
+    from wordregion.distributed import comm
+
+    comm.init_from_env()
+    out = flags.out or flags.run / "odinw"
+    homes, prompts = check_odinw(flags)
+    _folder(out)
+    device = _device(flags.device)
+    detector, tokenizer, look = _detector(flags.run, flags.vocab, device)
+    if not isinstance(look, GroundEvalTransform):
+        raise UsageError(f"{flags.run}: its recipe looks through a {type(look).__name__}. Use a GroundEvalTransform.")
+    content = run_odinw(flags, homes, prompts, Detecting(detector.model, tokenizer, look), device)
+    if content is None:
+        return 130
+    if comm.main_process():
+        print(f"{as_markdown(content)}written: {out / 'odinw.md'}, odinw.json")
+    return 0
+
+
 def _eval(args: list[str]) -> int:
     if args[:1] == ["compositional"]:
         return _eval_compositional(args[1:])
+    if args[:1] == ["odinw"]:
+        return _eval_odinw(args[1:])
     flags = _parse(EvalFlags, "wordregion eval", args)
     if flags is None:
         return 0
