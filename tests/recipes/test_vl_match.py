@@ -110,3 +110,15 @@ def test_the_published_scale_wants_a_cache_for_each_data_set():
     assert any(isinstance(o, ReplacedWords) for o in recipe.task.objectives)
     plain = vl_match_4m(data=("a.json",), words="mlm", match="itm")
     assert any(isinstance(o, MaskedWords) for o in plain.task.objectives)
+
+
+@pytest.mark.parametrize("words", ["mlm", "rtd"])
+def test_the_scenes_arm_starts_from_a_run(words, tmp_path):
+    trained = albef_demo(scenes=8).model()
+    save_model(trained, tmp_path)
+    recipe = vl_match_scenes(scenes=40, words=words, checkpoint=tmp_path)
+    model = recipe.model()
+    torch.testing.assert_close(model.image_proj.weight, trained.image_proj.weight)
+    batch = first_batch(recipe)
+    task = recipe.task.build(model)
+    assert "match" in task(batch, task.counts(batch)).metrics  # from the first step on

@@ -19,6 +19,7 @@ from wordregion.data.transforms import EvalTransform
 from wordregion.errors import UsageError
 from wordregion.evaluate.compositional import evaluate_compositional
 from wordregion.models.fusion import FusionModel
+from wordregion.models.store import load_model
 from wordregion.models.zoo import albef_tiny_conv, for_replaced_words
 from wordregion.objectives import Contrast, MaskedWords, Match, ReplacedWords
 from wordregion.recipes.albef import albef_4m
@@ -114,6 +115,7 @@ def vl_match_flickr_small(
     start: Path = Path("runs/flickr_frozen"),
     data: Path = Path("data/flickr30k_entities"),
     weights: Path = Path("weights"),
+    tokens: Path | None = None,
     cache: Path = Path("negatives/flickr"),
     words: Words = "rtd",
     match: Matching = "fg_itm",
@@ -126,13 +128,14 @@ def vl_match_flickr_small(
         start: see `flickr_small`.
         data: see `flickr_small`.
         weights: see `flickr_small`.
+        tokens: see `flickr_small`.
         cache: false captions of the training photos: wordregion data neggen DATA#train --out CACHE
         words: rtd = replaced words, mlm = masked words.
         match: fg_itm = with generated false captions, itm = without.
         negatives: generated false captions a text.
         detect: weight of the detection of replaced words over that of the generator's guesses.
     """
-    base = replace(flickr_small(start, data, weights), name="vl_match_flickr_small")
+    base = replace(flickr_small(start, data, weights, tokens), name="vl_match_flickr_small")
     return vl_match(base, words, match, negatives, detect, cache)
 
 
@@ -142,8 +145,9 @@ def vl_match_scenes(
     match: Matching = "fg_itm",
     negatives: int = 2,
     detect: float = 10.0,
+    checkpoint: Path | None = None,
 ) -> Recipe:
-    """VL-Match on the built-in scenes, from nothing, on two cores; measured on captions with exchanged words.
+    """VL-Match on the built-in scenes on two cores; measured on captions with exchanged words.
 
     The false captions are the scenes' own: two things have exchanged an attribute, or their places.
 
@@ -153,6 +157,7 @@ def vl_match_scenes(
         match: fg_itm = with generated false captions, itm = without.
         negatives: generated false captions a text.
         detect: weight of the detection of replaced words over that of the generator's guesses.
+        checkpoint: the folder of a run of albef_demo or xvlm_scenes to start from; None = from nothing.
     """
     pixels = 64
     tokenizer = Tokenizer("scenes", max_tokens=25)
@@ -160,10 +165,12 @@ def vl_match_scenes(
     own = {"negatives": negatives} if match == "fg_itm" else {}
     base = Recipe(
         name="vl_match_scenes",
-        model=partial(albef_tiny_conv, tokenizer.vocab_size, pixels, fusion_layers=2),
+        model=partial(albef_tiny_conv, tokenizer.vocab_size, pixels, fusion_layers=2)
+        if checkpoint is None
+        else partial(load_model, checkpoint),
         task=Align(
             objectives=(Contrast(same_image_positives=True), Match(hardness=0.3), MaskedWords()),
-            first_alone=300,  # matching has nothing to learn from an untrained contrast
+            first_alone=300 if checkpoint is None else 0,  # matching has nothing to learn from an untrained contrast
             momentum=0.5,  # 0.995 averages over 200 steps, a large part of this run
             queue_size=0,
             distill=0.0,  # a teacher that averages over a short run from nothing has little to say
