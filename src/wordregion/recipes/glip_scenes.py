@@ -1,5 +1,6 @@
 """GLIP on the built-in scenes from nothing, and its adaptation to names that it never read: for one core."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -83,7 +84,7 @@ def glip_scenes_adapt(
     )
 
 
-def _data(train: partial[Dataset], names: Names, prompter: Prompter, tokenizer: Tokenizer) -> Data:
+def _data(train: Callable[[], Dataset], names: Names, prompter: Prompter, tokenizer: Tokenizer) -> Data:
     return Data(
         train=train,
         transform=GroundTransform(prompter, (PIXELS,), PIXELS, flip=0.0, mean=CENTRED, std=CENTRED),
