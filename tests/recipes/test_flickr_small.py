@@ -47,8 +47,8 @@ def _photos(root: Path, split: str, names: list[str]) -> None:
             )
             _add(annotations, f"Sentences/{name}.txt", lines.encode())
             xml = "<annotation><size><width>224</width><height>224</height><depth>3</depth></size><object>"
-            xml += f"<name>{number + 1}</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>112</xmax><ymax>112</ymax></bndbox>"
-            xml += "</object></annotation>"
+            xml += f"<name>{number + 1}</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>112</xmax><ymax>112</ymax>"
+            xml += "</bndbox></object></annotation>"
             _add(annotations, f"Annotations/{name}.xml", xml.encode())
 
 
@@ -135,7 +135,7 @@ def test_photos_are_encoded_once_for_all_runs_that_share_a_folder(places, tmp_pa
     assert len(list(tmp_path.glob("*-float32/*.safetensors"))) == 3
     next(tmp_path.glob("*-float32/*.safetensors")).write_bytes(b"broken")
     task = recipe.task.build(model).train()
-    with pytest.raises(CheckpointError, match="damaged.*Delete it"):
+    with pytest.raises(CheckpointError, match=r"damaged.*Delete it"):
         task(batch, task.counts(batch))
 
 

@@ -9,8 +9,8 @@ class RegionTexts:
     - A phrase of a caption ("two dogs") becomes the text of the region around all its boxes.
     - A whole text with several boxes, a class name of a detection set ("dog"), becomes one text for each box.
 
-    Captions keep their place and their false captions, and lose their phrases; what is said twice of the same box is said
-    once.
+    Captions keep their place and their false captions, and lose their phrases; what is said twice of the same box is
+    said once.
 
     Args:
         dataset: Flickr30k Entities, COCO's or OpenImages' boxes, ODVG, ...: whatever has boxes.

@@ -107,7 +107,8 @@ class Plateau:
     def __post_init__(self) -> None:
         if min(self.every, self.stop, self.batch) < 1 or self.patience < 0 or not 0 < self.least <= self.drop < 1:
             raise UsageError(
-                f"{self}: every, stop, batch >= 1, patience >= 0 and 0 < least <= drop < 1 must hold. Correct the recipe."
+                f"{self}: every, stop, batch >= 1, patience >= 0 and 0 < least <= drop < 1 must hold. "
+                "Correct the recipe."
             )
 
 

@@ -77,7 +77,8 @@ class ImageTokens:
         if self._folder is None:
             return None
         if self._own is None:
-            precision = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else torch.float32
+            half = torch.is_autocast_enabled(device.type)
+            precision = torch.get_autocast_dtype(device.type) if half else torch.float32
             self._own = self._folder / f"{fingerprint(model.vision)}-{str(precision).removeprefix('torch.')}"
             self._own.mkdir(parents=True, exist_ok=True)
         return self._own
@@ -117,7 +118,7 @@ def fingerprint(module: nn.Module) -> str:
     seen = hashlib.blake2b(repr(module).encode(), digest_size=8)
     for name, value in sorted(full_state(module).items()):
         seen.update(name.encode())
-        seen.update(value.contiguous().reshape(-1).view(torch.uint8).numpy())
+        seen.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return seen.hexdigest()
 
 
