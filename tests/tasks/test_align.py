@@ -194,21 +194,3 @@ def test_the_first_objective_is_alone_for_a_while():
     assert "match" not in step(task, batch()).metrics
     assert task.model.fusion.layers[0].cross.q.weight.grad is None
     assert {"contrast", "match", "masked_words"} <= set(step(task, batch()).metrics)
-
-
-def test_dropped_channels_are_the_same_in_all_tokens_of_an_image_and_the_student_s_alone():
-    task = Align(queue_size=0, feature_dropout=0.5).build(small())
-    data = batch()
-    scene = task.train()._scene(data, task.counts(data))
-    plain = task.eval()._scene(data, task.counts(data))
-    gone = scene.image == 0
-    assert 0.2 < gone.float().mean() < 0.8
-    assert (gone == gone[:, :1]).all()
-    torch.testing.assert_close(scene.image[~gone], 2 * plain.image[~gone])
-    assert not torch.equal(scene.image_feature, plain.image_feature)
-    torch.testing.assert_close(scene.teacher_image_feature, plain.teacher_image_feature)
-
-
-def test_a_dropout_outside_its_range_is_refused():
-    with pytest.raises(UsageError, match="feature_dropout=1"):
-        Align(feature_dropout=1.0)

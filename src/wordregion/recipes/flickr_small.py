@@ -44,11 +44,10 @@ def flickr_frozen(
         name="flickr_frozen",
         model=partial(small_model, weights),
         task=Align(
-            objectives=(Contrast(same_image_positives=True),),
-            momentum=None,  # the keys are the batch's own
+            objectives=(Contrast(),),
+            momentum=0.0,  # no history: the keys are the batch's own
             queue_size=0,
             distill=0.0,
-            feature_dropout=0.5,
             keep_image_tokens=tokens or True,
         ),
         data=Data(
@@ -65,7 +64,7 @@ def flickr_frozen(
             lr_scale=(("temperature", 0.1),),
             freeze=("vision.", "text.", "fusion.", "heads."),
         ),
-        run=Run(steps=300, batch=384, precision="bf16", workers=1, log_every=10, save_every=100),
+        run=Run(steps=300, batch=256, precision="bf16", workers=1, log_every=10, save_every=100),
     )
 
 
@@ -103,11 +102,10 @@ def flickr_small(
                 Contrast(same_image_positives=True),
                 MaskedWords(weight=0.1),
             ),
-            first_alone=800,
+            first_alone=750,
             momentum=0.99,
             queue_size=4096,
-            ramp_steps=1000,
-            feature_dropout=0.3,
+            ramp_steps=900,
             keep_image_tokens=tokens or True,
         ),
         data=replace(frozen.data, collator=lambda: Collator(tokenizer(), Masking(), texts_per_image=3)),
@@ -118,7 +116,7 @@ def flickr_small(
             lr_scale=(*cross, *new, ("image_proj.", 0.5), ("text_proj.", 0.5), ("temperature", 0.1)),
             freeze=("vision.", "text."),
         ),
-        run=Run(steps=1100, batch=32, precision="bf16", clip=5.0, workers=1, log_every=10, save_every=200),
+        run=Run(steps=1000, batch=32, precision="bf16", clip=5.0, workers=1, log_every=10, save_every=200),
     )
 
 

@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wordregion.distributed import comm
@@ -38,9 +37,6 @@ class Align:
         queue_size: slots of the feature queue; 0 = none.
         distill: final weight of the teacher's opinion in [0, 1] (alpha).
         ramp_steps: steps over which `distill` rises linearly from 0 (ALBEF: those of the first epoch).
-        feature_dropout: rate in [0, 1) at which channels of an image's tokens are zeroed for the student, the same ones
-            in all tokens of an image: keeps what reads frozen features from overfitting a few thousand images. 0 as
-            published.
         temperature_range: the learnable temperature is kept within.
         keep_image_tokens: encode each image once and keep its tokens in memory, and in a folder for further runs if one
             is given. For a frozen image encoder and a transform that draws nothing.
@@ -52,7 +48,6 @@ class Align:
     queue_size: int = 65536
     distill: float = 0.4
     ramp_steps: int = 1
-    feature_dropout: float = 0.0
     temperature_range: tuple[float, float] = (0.001, 0.5)
     keep_image_tokens: bool | Path = False
 
@@ -62,8 +57,6 @@ class Align:
         for name in ("momentum", "distill"):
             if not 0 <= (getattr(self, name) or 0) <= 1:
                 raise UsageError(f"Align: {name}={getattr(self, name)} is outside [0, 1]. Choose a value in it.")
-        if not 0 <= self.feature_dropout < 1:
-            raise UsageError(f"Align: feature_dropout={self.feature_dropout} is outside [0, 1). Choose a value in it.")
         if self.momentum is None and (self.distill or self.queue_size):
             raise UsageError("Align: momentum=None has no teacher to distil or queue. Set distill=0 and queue_size=0.")
         if min(self.queue_size, self.ramp_steps, self.first_alone) < 0:
@@ -171,8 +164,7 @@ class AlignTask(nn.Module):
         text = self.model.encode_text(ids, mask)
         view = batch.text_image.clone()
         view[regions.text] = torch.arange(len(batch.image), len(views.tokens), device=view.device)
-        tokens = self._dropped(views.tokens)
-        image_feature = self.model.project_image(tokens)[view].float()
+        image_feature = self.model.project_image(views.tokens)[view].float()
         text_feature = self.model.project_text(text[:texts], mask[:texts]).float()
         image_key = batch.image_key[batch.text_image]
         view_id, wording_id = view_ids(image_key, regions), wording_ids(image_key, batch.token_ids, batch.token_mask)
@@ -202,7 +194,7 @@ class AlignTask(nn.Module):
 
         return AlignScene(
             batch=batch,
-            image=tokens,
+            image=views.tokens,
             image_mask=views.mask,
             view=view,
             regions=regions,
@@ -232,11 +224,6 @@ class AlignTask(nn.Module):
             model=self.model,
             negatives_at=negatives_at,
         )
-
-    def _dropped(self, image_INV: Tensor) -> Tensor:
-        if not (self.training and self.settings.feature_dropout):
-            return image_INV
-        return image_INV * F.dropout(torch.ones_like(image_INV[:, :1]), self.settings.feature_dropout)
 
     def _texts(self, batch: Batch) -> tuple[Tensor, Tensor, int]:
         """Rows to encode: the texts, their masked copies and negatives if wanted; and where the negatives begin."""
