@@ -11,10 +11,10 @@ from tests.data.test_odinw_sets import part
 from wordregion import cli, odinw
 from wordregion.data.datasets.odinw import FOLDERS
 from wordregion.data.ground_transforms import GroundEvalTransform
-from wordregion.data.masked_lm import fingerprint
 from wordregion.data.tokens import Tokenizer
 from wordregion.errors import CheckpointError, UsageError
 from wordregion.evaluate.odinw import ODINW13, ODINW35
+from wordregion.fingerprint import fingerprint
 from wordregion.models.adapt import load_prompt
 from wordregion.models.grounder import Grounder, assemble
 from wordregion.models.store import load_model, save_model

@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from wordregion.data.masked_lm import fingerprint
+from wordregion.fingerprint import fingerprint
 from wordregion.models.adapt import load_prompt, save_prompt
 from wordregion.models.grounder import Grounder
 from wordregion.models.store import load_model

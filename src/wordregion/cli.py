@@ -636,9 +636,10 @@ def _data_neggen(args: list[str]) -> int:
     if flags is None:
         return 0
     from wordregion.data.datasets.opening import open_source
-    from wordregion.data.masked_lm import fingerprint, open_lm
+    from wordregion.data.masked_lm import open_lm
     from wordregion.data.negatives import NegGen
     from wordregion.data.tagging import SpacyTagger
+    from wordregion.fingerprint import fingerprint
 
     settings = NegGen(flags.count, flags.share, flags.top, flags.threshold, flags.seed)
     _folder(flags.out)
@@ -670,9 +671,9 @@ def _data_pseudo_label(args: list[str]) -> int:
     if flags.batch < 1 or not 0 < flags.overlap <= 1:
         raise UsageError(f"pseudo-label: batch={flags.batch}, overlap={flags.overlap}: batch >= 1, 0 < overlap <= 1.")
     from wordregion.data.datasets.opening import open_source
-    from wordregion.data.masked_lm import fingerprint
     from wordregion.data.pseudo_boxes import PseudoSettings
     from wordregion.data.tagging import SpacyTagger
+    from wordregion.fingerprint import fingerprint
 
     settings = PseudoSettings(flags.least, flags.most, flags.overlap)
     _folder(flags.out)

@@ -28,18 +28,19 @@ from wordregion.data.datasets.odinw import (
 from wordregion.data.few_shot import Subset, few_shot
 from wordregion.data.ground_collate import GroundCollator
 from wordregion.data.ground_transforms import GroundEvalTransform
-from wordregion.data.masked_lm import fingerprint
 from wordregion.data.tokens import Tokenizer
 from wordregion.distributed import comm
+from wordregion.drafts import draft_of
 from wordregion.engine.checkpoint import checkpoints
 from wordregion.engine.trainer import train
 from wordregion.errors import CheckpointError, UsageError
 from wordregion.evaluate.detection import DetectionResult, evaluate_detection
 from wordregion.evaluate.odinw import COPIES, ODINW13, ODINW35, odinw_average
-from wordregion.models.adapt import save_prompt
+from wordregion.fingerprint import fingerprint
+from wordregion.models.adapt import Mode, save_prompt
 from wordregion.models.grounder import Grounder
 from wordregion.models.store import WEIGHTS, save_model
-from wordregion.recipes.odinw import CLASSES_A_PROMPT, Mode, Tuning, odinw_tuning
+from wordregion.recipes.odinw import CLASSES_A_PROMPT, Tuning, odinw_tuning
 from wordregion.runs import load_student
 from wordregion.schema import Dataset
 
@@ -395,6 +396,5 @@ def _say(line: str) -> None:
 def _write(path: Path, content: Any) -> None:
     """Writes JSON that appears when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"draft_{path.name}")
-    draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    draft.rename(path)
+    with draft_of(path) as draft:
+        draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

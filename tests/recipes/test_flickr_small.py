@@ -21,7 +21,7 @@ from wordregion.errors import CheckpointError, UsageError
 from wordregion.models.store import save_model
 from wordregion.recipes.flickr_small import flickr_frozen, flickr_small
 from wordregion.recipes.xvlm_small import caption_flickr_small, xvlm_flickr_small
-from wordregion.tasks.image_tokens import fingerprint
+from wordregion.tasks.image_tokens import encoder_name
 
 WORDS = ["a", "red", "green", "blue", "square", "on", "paper", "the", "picture", "shows", "something"]
 
@@ -141,17 +141,17 @@ def test_photos_are_encoded_once_for_all_runs_that_share_a_folder(places, tmp_pa
 
 def test_other_weights_find_no_tokens_of_theirs(places, tmp_path: Path) -> None:
     model = flickr_frozen(*places).model()
-    before = fingerprint(model.vision)
-    assert fingerprint(model.vision) == before
+    before = encoder_name(model.vision)
+    assert encoder_name(model.vision) == before
     with torch.no_grad():
         next(model.vision.parameters()).add_(1e-3)
-    assert fingerprint(model.vision) != before
+    assert encoder_name(model.vision) != before
 
 
 def test_another_structure_with_the_same_weights_finds_no_tokens_of_theirs() -> None:
     first, second = (nn.Conv2d(1, 1, 3, stride=stride) for stride in (1, 2))
     second.load_state_dict(first.state_dict())
-    assert fingerprint(first) != fingerprint(second)
+    assert encoder_name(first) != encoder_name(second)
 
 
 def test_phrases_and_boxes_join_the_captions_and_a_captioner_starts_there(places, tmp_path: Path) -> None:

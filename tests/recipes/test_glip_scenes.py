@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import load_file
 
 from wordregion.data.loader import StepLoader
-from wordregion.data.masked_lm import fingerprint
 from wordregion.data.prompts import class_chunks
 from wordregion.data.scene_detections import SceneDetections
 from wordregion.engine.trainer import train
 from wordregion.errors import UsageError
+from wordregion.fingerprint import fingerprint
 from wordregion.models.adapt import load_prompt, save_prompt
 from wordregion.models.grounder import Grounder
 from wordregion.models.store import load_model, save_model

@@ -4,7 +4,6 @@ local folder of one, or a small BERT trained here on the captions themselves.
 Shape letters: B texts, L tokens, V vocabulary, W whole words of the vocabulary.
 """
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from wordregion.data.tokens import SPECIAL
 from wordregion.errors import UsageError
+from wordregion.fingerprint import fingerprint
 
 Spans = Sequence[tuple[int, int]]
 AT_ONCE = 128
@@ -236,15 +236,6 @@ def whole_words(tokenizer: Any) -> dict[int, str]:
         if entry.startswith(marked) and number not in tokenizer.all_special_ids
     }
     return {n: w for n, w in found.items() if len(w) > 1 and w.isalpha() and w == w.lower()}
-
-
-def fingerprint(model: nn.Module, more: str = "") -> str:
-    """16 hexadecimal digits that name the values of all tensors of a model."""
-    seen = hashlib.sha256(more.encode())
-    for name, value in model.state_dict().items():
-        seen.update(name.encode())
-        seen.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return seen.hexdigest()[:16]
 
 
 def _word_pieces(vocabulary: list[str]) -> FastTokenizer:

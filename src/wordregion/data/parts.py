@@ -6,7 +6,6 @@ what the files depend on; each file notes the records of its range that are brok
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from wordregion.data.check import verify
 from wordregion.data.files import load_json
+from wordregion.drafts import draft_of
 from wordregion.errors import DataError, UsageError
 from wordregion.schema import Dataset, Sample
 
@@ -39,9 +39,8 @@ def start_cache(folder: Path, version: dict[str, Any]) -> None:
     if folder.exists() and any(part.suffix == ".parquet" for part in folder.iterdir()):
         raise UsageError(f"{folder}: holds Parquet files but no {VERSION}. Give another --out.")
     folder.mkdir(parents=True, exist_ok=True)
-    draft = _draft(path)
-    draft.write_bytes((json.dumps(version, indent=1) + "\n").encode())
-    draft.rename(path)
+    with draft_of(path) as draft:
+        draft.write_bytes((json.dumps(version, indent=1) + "\n").encode())
 
 
 def part_path(folder: Path, chunk: int) -> Path:
@@ -81,9 +80,8 @@ def write_part(path: Path, rows: Sequence[Any], fields: Sequence[tuple[str, Any]
     import pyarrow.parquet as pq
 
     schema = pa.schema(list(fields), metadata={"broken": json.dumps(broken)})
-    draft = _draft(path)
-    pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], schema=schema), draft)
-    draft.rename(path)
+    with draft_of(path) as draft:
+        pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], schema=schema), draft)
 
 
 def read_version(folder: Path, what: str, command: str) -> dict[str, Any]:
@@ -133,7 +131,3 @@ def read_records(folder: Path, what: str, command: str) -> tuple[list[dict[str, 
         broken += json.loads((table.schema.metadata or {}).get(b"broken", b"[]"))
         rows += table.to_pylist()
     return rows, broken
-
-
-def _draft(path: Path) -> Path:
-    return path.with_name(f"{path.name}.{os.getpid()}.draft")

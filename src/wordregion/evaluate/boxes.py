@@ -21,7 +21,7 @@ from wordregion.data.loader import Transform
 from wordregion.data.phrases import PhraseCollator
 from wordregion.errors import UsageError
 from wordregion.evaluate.common import check_request, evaluating, over_batches
-from wordregion.evaluate.pointing import overlap_hits
+from wordregion.evaluate.pointing import overlap_hits, point_hits
 from wordregion.losses.boxes import to_corners
 from wordregion.models.fusion import FusionModel
 from wordregion.schema import Batch, Box, Dataset
@@ -154,7 +154,7 @@ def judged(predicted_G4: Float[Tensor, "G 4"], batch: Batch) -> list[tuple[Found
                 box=(x0, y0, x1, y1),
                 right=tuple(overlap_hits(choices, true_K4).tolist()),
                 right_merged=tuple(overlap_hits(choices, merged_14).tolist()),
-                pointing=tuple(_points_into(choices, true_K4).tolist()),
+                pointing=tuple(_middle_hits(choices, true_K4).tolist()),
                 boxes=len(true_K4),
             )
         )
@@ -177,6 +177,7 @@ def summary(found: Sequence[FoundBox], protocol: str) -> dict[str, float]:
     return metrics
 
 
-def _points_into(choice_B4: Float[Tensor, "B 4"], box_K4: Float[Tensor, "K 4"]) -> Bool[Tensor, "B"]:
-    middle_BK2 = ((choice_B4[:, :2] + choice_B4[:, 2:]) / 2)[:, None]
-    return ((middle_BK2 >= box_K4[:, :2]) & (middle_BK2 < box_K4[:, 2:])).all(-1).any(-1)
+def _middle_hits(choice_B4: Float[Tensor, "B 4"], box_K4: Float[Tensor, "K 4"]) -> Bool[Tensor, "B"]:
+    middle_B2 = (choice_B4[:, :2] + choice_B4[:, 2:]) / 2
+    of_each = torch.arange(len(choice_B4)).repeat_interleave(len(box_K4))
+    return point_hits(middle_B2, box_K4.repeat(len(choice_B4), 1), of_each)

@@ -1,6 +1,7 @@
 """Adapting a trained detector: all of it, its last maps alone, or a prompt (GLIP, section 4 and code)."""
 
 from pathlib import Path
+from typing import Literal
 
 from safetensors.torch import save_file
 
@@ -8,6 +9,8 @@ from wordregion.errors import CheckpointError, UsageError
 from wordregion.models.grounder import Grounder, PromptOffset
 from wordregion.nn.weights import read_weights
 
+Mode = Literal["full", "linear", "prompt"]
+"""How a detector is adapted to other data."""
 MODES: dict[str, tuple[str, ...]] = {
     "full": ("",),
     "linear": ("head.text_proj.", "head.text_bias", "head.bias", "head.log_scale", "head.box.", "head.centre."),

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from wordregion.data.collate import Collator
 from wordregion.data.datasets.opening import open_source
-from wordregion.data.mix import Mix
 from wordregion.data.scenes import Scenes
 from wordregion.data.tokens import Masking, Tokenizer
 from wordregion.data.transforms import EvalTransform, TrainTransform
@@ -13,7 +12,7 @@ from wordregion.errors import UsageError
 from wordregion.models.zoo import albef_base, albef_tiny_conv
 from wordregion.objectives import Contrast, MaskedWords, Match
 from wordregion.recipes.recipe import AdamW, Data, Recipe, Run
-from wordregion.schema import Dataset
+from wordregion.recipes.tuning import check_data, opened
 from wordregion.tasks.align import Align
 
 CENTRED = (0.5, 0.5, 0.5)
@@ -72,23 +71,17 @@ def albef_4m(
         records: images in `data`; sets the number of steps.
         text: BERT weights and vocabulary: a hub name or a folder.
     """
-    if not data:
-        raise UsageError("albef_4m: no data. Name the caption files: --data coco.json vg.json cc3m.json sbu.json")
+    check_data("albef_4m", data)
     batch = 512
     if records < batch:
         raise UsageError(f"albef_4m: records={records} is less than one batch of {batch}. Give the number of images.")
     tokenizer = partial(Tokenizer, text, max_tokens=25, sep=False)
-
-    def train() -> Dataset:
-        parts = [open_source(spec, images) for spec in data]
-        return parts[0] if len(parts) == 1 else Mix(*((part, len(part)) for part in parts))
-
     return Recipe(
         name="albef_4m",
         model=partial(albef_base, 256, text=text),
         task=Align(ramp_steps=records // batch),
         data=Data(
-            train=train,
+            train=partial(opened, data, images),
             transform=TrainTransform(256),
             collator=lambda: Collator(tokenizer(), Masking()),
             evaluate=None if val is None else partial(open_source, val, images),

@@ -9,12 +9,11 @@ from wordregion.data.scenes import SceneEntailment
 from wordregion.data.sentences import SentenceCollator
 from wordregion.data.tokens import Tokenizer
 from wordregion.data.transforms import EvalTransform, TrainTransform
-from wordregion.errors import UsageError
 from wordregion.evaluate.entailment import evaluate_entailment
 from wordregion.models.fusion import FusionModel
-from wordregion.models.store import load_model, start_from
 from wordregion.models.zoo import albef_base, albef_tiny_conv, for_entailment
 from wordregion.recipes.recipe import AdamW, Data, Recipe, Run
+from wordregion.recipes.tuning import epoch_steps, named_start, new_or_trained, tuned
 from wordregion.tasks.classify import Classify
 
 CENTRED = (0.5, 0.5, 0.5)
@@ -38,15 +37,12 @@ def entail_snli_ve(
         pairs: how many `train` holds; sets the number of steps.
         text: BERT vocabulary: a hub name, a folder or a vocab.txt.
     """
-    if checkpoint is None:
-        raise UsageError("entail_snli_ve: no checkpoint. Name a pre-trained model: --checkpoint runs/albef_4m")
+    start = named_start("entail_snli_ve", checkpoint, "runs/albef_4m")
     batch = 256
-    epoch = pairs // batch
-    if epoch < 1:
-        raise UsageError(f"entail_snli_ve: pairs={pairs} is less than one batch of {batch}. Count the pairs.")
+    epoch = epoch_steps("entail_snli_ve", "pairs", pairs, batch)
     return Recipe(
         name="entail_snli_ve",
-        model=partial(_pretrained, checkpoint),
+        model=partial(tuned, albef_base, for_entailment, start, new=("heads.entail.",)),
         task=Classify("entail", ramp_steps=epoch),
         data=Data(
             train=partial(SnliVe, train, images),
@@ -59,12 +55,6 @@ def entail_snli_ve(
         run=Run(steps=5 * epoch, batch=batch, precision="bf16", parallel="ddp", workers=4, save_every=epoch),
         evaluation=evaluate_entailment,
     )
-
-
-def _pretrained(checkpoint: Path) -> FusionModel:
-    model = for_entailment(albef_base(384, vision_weights=False, text_weights=False))
-    start_from(model, checkpoint, new=("heads.entail.",))
-    return model
 
 
 def entail_scenes(pairs: int = 200_000, checkpoint: Path | None = None, text_only: bool = False) -> Recipe:
@@ -97,5 +87,4 @@ def entail_scenes(pairs: int = 200_000, checkpoint: Path | None = None, text_onl
 
 
 def _small(vocab_size: int, pixels: int, checkpoint: Path | None) -> FusionModel:
-    model = albef_tiny_conv(vocab_size, pixels, fusion_layers=2) if checkpoint is None else load_model(checkpoint)
-    return for_entailment(model)
+    return for_entailment(new_or_trained(partial(albef_tiny_conv, vocab_size, pixels, fusion_layers=2), checkpoint))

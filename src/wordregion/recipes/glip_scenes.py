@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from wordregion.data.datasets.opening import open_source
 from wordregion.data.ground_collate import GroundCollator
@@ -13,15 +12,13 @@ from wordregion.data.prompts import DetectionPrompts, FixedPrompts, PromptSampli
 from wordregion.data.scene_detections import Names, SceneDetections, scene_classes
 from wordregion.data.tokens import Tokenizer
 from wordregion.evaluate.detection import evaluate_detection
-from wordregion.models.adapt import adapt
+from wordregion.models.adapt import Mode, adapt
 from wordregion.models.grounder import Grounder
 from wordregion.models.store import load_model
 from wordregion.models.zoo import glip_micro
 from wordregion.recipes.recipe import AdamW, Data, Recipe, Run
 from wordregion.schema import Dataset
 from wordregion.tasks.ground import Ground
-
-Mode = Literal["prompt", "linear", "full"]
 
 PIXELS = 96
 CENTRED = (0.5, 0.5, 0.5)

@@ -8,7 +8,7 @@ from pathlib import Path
 from wordregion.data.datasets.opening import open_source
 from wordregion.data.ground_collate import GroundCollator
 from wordregion.data.ground_transforms import GroundEvalTransform, GroundTransform
-from wordregion.data.mix import Mix
+from wordregion.data.mix import mixed
 from wordregion.data.prompts import DetectionPrompts, PromptSampling
 from wordregion.data.pseudo_boxes import WithBoxes
 from wordregion.data.tokens import Tokenizer
@@ -105,9 +105,9 @@ def glip_student_small(
 
 def _mixed(sources: Sequence[str]) -> Dataset:
     opened = [open_source(source) for source in sources]
-    return opened[0] if len(opened) == 1 else Mix(*((part, len(part)) for part in opened))
+    return mixed(opened)
 
 
 def _with_pseudo(gold: Sequence[str], captions: str, pseudo: Path, least: float) -> Dataset:
     parts = [*(open_source(source) for source in gold), WithBoxes(open_source(captions), pseudo, least)]
-    return Mix(*((part, len(part)) for part in parts))
+    return mixed(parts)

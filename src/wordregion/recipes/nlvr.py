@@ -15,11 +15,10 @@ from wordregion.data.transforms import EvalTransform, TrainTransform
 from wordregion.evaluate.nlvr import evaluate_nlvr
 from wordregion.evaluate.retrieval import evaluate_retrieval
 from wordregion.models.fusion import FusionModel
-from wordregion.models.store import load_model
 from wordregion.models.zoo import albef_base, albef_tiny_conv, for_two_images, xvlm_base
 from wordregion.nn.pair_fusion import PairFusion, one_image_name
 from wordregion.recipes.recipe import AdamW, Data, Recipe, Run
-from wordregion.recipes.tuning import check_data, epoch_steps, named_start, opened, tuned, xvlm_adamw
+from wordregion.recipes.tuning import check_data, epoch_steps, named_start, new_or_trained, opened, tuned, xvlm_adamw
 from wordregion.tasks.assign_text import AssignText
 from wordregion.tasks.classify import Classify
 
@@ -229,6 +228,6 @@ def nlvr_scenes(statements: int = 200_000, checkpoint: Path | None = None, text_
 
 
 def _small(vocab_size: int, pixels: int, checkpoint: Path | None) -> FusionModel:
-    """A new model, or the run's own, whatever its size; made one of two images if it isn't."""
-    model = albef_tiny_conv(vocab_size, pixels) if checkpoint is None else load_model(checkpoint)
+    """Made a model of two images if it isn't one."""
+    model = new_or_trained(partial(albef_tiny_conv, vocab_size, pixels), checkpoint)
     return model if isinstance(model.fusion, PairFusion) else for_two_images(model, "nlvr")

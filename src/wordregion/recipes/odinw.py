@@ -13,14 +13,12 @@ from wordregion.data.tokens import Tokenizer
 from wordregion.engine.run import Run
 from wordregion.errors import UsageError
 from wordregion.evaluate.detection import evaluate_detection
-from wordregion.models.adapt import adapt
+from wordregion.models.adapt import Mode, adapt
 from wordregion.models.grounder import Grounder
 from wordregion.recipes.glip import OPTIMISER
 from wordregion.recipes.recipe import AdamW, Data, Plateau, Recipe
 from wordregion.schema import Dataset
 from wordregion.tasks.ground import Ground
-
-Mode = Literal["full", "linear", "prompt"]
 
 CLASSES_A_PROMPT = 1_000
 """All classes are asked for at once, as far as the tokenizer's limit goes."""

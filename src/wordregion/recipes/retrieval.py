@@ -11,11 +11,10 @@ from wordregion.data.tokens import Tokenizer
 from wordregion.data.transforms import EvalTransform, TrainTransform
 from wordregion.evaluate.retrieval import evaluate_retrieval
 from wordregion.models.fusion import FusionModel
-from wordregion.models.store import load_model
 from wordregion.models.zoo import albef_base, albef_tiny_conv, for_retrieval, xvlm_base
 from wordregion.objectives import Contrast, Match
 from wordregion.recipes.recipe import AdamW, Data, Recipe, Run
-from wordregion.recipes.tuning import epoch_steps, named_start, tuned, without_teacher, xvlm_adamw
+from wordregion.recipes.tuning import epoch_steps, named_start, new_or_trained, tuned, without_teacher, xvlm_adamw
 from wordregion.tasks.align import Align
 
 CENTRED = (0.5, 0.5, 0.5)
@@ -225,5 +224,4 @@ def retrieval_scenes(checkpoint: Path | None = None, scenes: int = 200_000) -> R
 
 
 def _small(vocab_size: int, pixels: int, checkpoint: Path | None) -> FusionModel:
-    """A new model, or the run's own, whatever its size."""
-    return for_retrieval(albef_tiny_conv(vocab_size, pixels) if checkpoint is None else load_model(checkpoint))
+    return for_retrieval(new_or_trained(partial(albef_tiny_conv, vocab_size, pixels), checkpoint))

@@ -7,7 +7,7 @@ from wordregion.data.datasets.opening import open_source
 from wordregion.data.mix import mixed
 from wordregion.errors import UsageError
 from wordregion.models.fusion import FusionModel
-from wordregion.models.store import start_from
+from wordregion.models.store import load_model, start_from
 from wordregion.objectives import Objective
 from wordregion.recipes.recipe import AdamW
 from wordregion.schema import Dataset
@@ -82,6 +82,11 @@ def tuned(
     model = heads(build(image_size, vision_weights=False, text_weights=False))
     start_from(model, checkpoint, new, seed)
     return model
+
+
+def new_or_trained(build: Callable[[], FusionModel], checkpoint: Path | None) -> FusionModel:
+    """A run's own model, whatever its size; a new one without a run."""
+    return build() if checkpoint is None else load_model(checkpoint)
 
 
 def without_teacher(*objectives: Objective) -> Align:

@@ -10,7 +10,7 @@ from torch import nn
 
 from wordregion.data.collate import Collates, Collator
 from wordregion.data.datasets.opening import open_source
-from wordregion.data.mix import Mix
+from wordregion.data.mix import mixed
 from wordregion.data.negatives import WithNegatives
 from wordregion.data.scene_views import SceneNegatives
 from wordregion.data.scenes import Scenes
@@ -19,12 +19,12 @@ from wordregion.data.transforms import EvalTransform
 from wordregion.errors import UsageError
 from wordregion.evaluate.compositional import evaluate_compositional
 from wordregion.models.fusion import FusionModel
-from wordregion.models.store import load_model
 from wordregion.models.zoo import albef_tiny_conv, for_replaced_words
 from wordregion.objectives import Contrast, MaskedWords, Match, ReplacedWords
 from wordregion.recipes.albef import albef_4m
 from wordregion.recipes.flickr_small import flickr_small
 from wordregion.recipes.recipe import AdamW, Data, Recipe, Run
+from wordregion.recipes.tuning import new_or_trained
 from wordregion.recipes.xvlm import xvlm_scenes
 from wordregion.schema import Dataset
 from wordregion.tasks.align import Align
@@ -165,9 +165,9 @@ def vl_match_scenes(
     own = {"negatives": negatives} if match == "fg_itm" else {}
     base = Recipe(
         name="vl_match_scenes",
-        model=partial(albef_tiny_conv, tokenizer.vocab_size, pixels, fusion_layers=2)
-        if checkpoint is None
-        else partial(load_model, checkpoint),
+        model=partial(
+            new_or_trained, partial(albef_tiny_conv, tokenizer.vocab_size, pixels, fusion_layers=2), checkpoint
+        ),
         task=Align(
             objectives=(Contrast(same_image_positives=True), Match(hardness=0.3), MaskedWords()),
             first_alone=300 if checkpoint is None else 0,  # matching has nothing to learn from an untrained contrast
@@ -224,7 +224,7 @@ def vl_match_regions_scenes(
 
 def _mixed(data: tuple[str, ...], images: Path | None, cache: tuple[Path, ...]) -> Dataset:
     parts = [WithNegatives(open_source(spec, images), folder) for spec, folder in zip(data, cache, strict=True)]
-    return parts[0] if len(parts) == 1 else Mix(*((part, len(part)) for part in parts))
+    return mixed(parts)
 
 
 def _with_cache(train: Callable[[], Dataset], cache: Path) -> WithNegatives:

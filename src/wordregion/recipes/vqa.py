@@ -13,10 +13,9 @@ from wordregion.data.tokens import Tokenizer
 from wordregion.data.transforms import EvalTransform, TrainTransform
 from wordregion.evaluate.vqa import evaluate_vqa
 from wordregion.models.fusion import FusionModel
-from wordregion.models.store import load_model
 from wordregion.models.zoo import albef_base, albef_tiny_conv, for_questions, xvlm_base
 from wordregion.recipes.recipe import AdamW, Data, Recipe, Run
-from wordregion.recipes.tuning import epoch_steps, named_start, tuned, xvlm_adamw
+from wordregion.recipes.tuning import epoch_steps, named_start, new_or_trained, tuned, xvlm_adamw
 from wordregion.schema import Dataset
 from wordregion.tasks.answer import Answer
 
@@ -176,5 +175,5 @@ def vqa_scenes(questions: int = 200_000, checkpoint: Path | None = None, text_on
 
 
 def _small(vocab_size: int, pixels: int, checkpoint: Path | None) -> FusionModel:
-    model = albef_tiny_conv(vocab_size, pixels, fusion_layers=2) if checkpoint is None else load_model(checkpoint)
+    model = new_or_trained(partial(albef_tiny_conv, vocab_size, pixels, fusion_layers=2), checkpoint)
     return for_questions(model, layers=1)

@@ -19,8 +19,8 @@ from wordregion.models.zoo import for_boxes, for_captioning, with_places
 from wordregion.objectives import Box, Contrast, MaskedWords, Match
 from wordregion.recipes.flickr_small import flickr_small, small_model
 from wordregion.recipes.recipe import Recipe, Run
+from wordregion.recipes.tuning import without_teacher
 from wordregion.schema import Dataset
-from wordregion.tasks.align import Align
 from wordregion.tasks.caption import Caption
 
 
@@ -44,21 +44,13 @@ def xvlm_flickr_small(
             training, to compare with.
     """
     base = flickr_small(start, data, weights, tokens)
-    assert isinstance(base.task, Align)
     tokenizer = partial(Tokenizer, weights / "bert" / "vocab.txt", max_tokens=20)
     learned = (Contrast(same_image_positives=True), Match(hardness=0.5, ramp_steps=300), MaskedWords(weight=0.1))
     return replace(
         base,
         name="xvlm_flickr_small",
         model=partial(_located, weights, start),
-        task=replace(
-            base.task,
-            objectives=(*learned, Box()) if regions else learned,
-            first_alone=0,
-            momentum=None,
-            queue_size=0,
-            distill=0.0,
-        ),
+        task=replace(without_teacher(*learned, *((Box(),) if regions else ())), keep_image_tokens=tokens or True),
         data=replace(
             base.data,
             train=partial(_phrases, data, "train"),

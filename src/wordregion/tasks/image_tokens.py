@@ -4,7 +4,6 @@ Shape letters: I images, N image tokens, V image width.
 """
 
 import hashlib
-import os
 from pathlib import Path
 
 import torch
@@ -14,7 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from wordregion.distributed.parallelize import full_state
+from wordregion.drafts import draft_of
 from wordregion.errors import CheckpointError, UsageError
+from wordregion.fingerprint import state_fingerprint
 from wordregion.models.fusion import FusionModel
 from wordregion.nn.regions import Views, has_local_layers, pool_regions
 from wordregion.schema import Batch, Regions
@@ -69,7 +70,8 @@ class ImageTokens:
                 for row, tokens in zip(rows, model.encode_image(batch.image[rows]), strict=True):
                     self._kept[keys[row]] = tokens.clone()
                     if files is not None:
-                        _write(files / f"{keys[row]}.safetensors", tokens)
+                        with draft_of(files / f"{keys[row]}.safetensors") as draft:
+                            save_file({"tokens": tokens.detach().cpu().contiguous()}, draft)
             return torch.stack([self._kept[key] for key in keys])
 
     def _files(self, model: FusionModel, device: torch.device) -> Path | None:
@@ -79,7 +81,7 @@ class ImageTokens:
         if self._own is None:
             half = torch.is_autocast_enabled(device.type)
             precision = torch.get_autocast_dtype(device.type) if half else torch.float32
-            self._own = self._folder / f"{fingerprint(model.vision)}-{str(precision).removeprefix('torch.')}"
+            self._own = self._folder / f"{encoder_name(model.vision)}-{str(precision).removeprefix('torch.')}"
             self._own.mkdir(parents=True, exist_ok=True)
         return self._own
 
@@ -113,13 +115,9 @@ class ImageTokens:
         return len(self._kept)
 
 
-def fingerprint(module: nn.Module) -> str:
-    """Of its structure and of the values of its weights and buffers, whatever their device; a collective if sharded."""
-    seen = hashlib.blake2b(repr(module).encode(), digest_size=8)
-    for name, value in sorted(full_state(module).items()):
-        seen.update(name.encode())
-        seen.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return seen.hexdigest()
+def encoder_name(module: nn.Module) -> str:
+    """By its structure and the values of its weights and buffers; call it on all ranks."""
+    return state_fingerprint(full_state(module), repr(module))
 
 
 def _read(path: Path) -> Tensor | None:
@@ -129,13 +127,6 @@ def _read(path: Path) -> Tensor | None:
         return load_file(path)["tokens"]
     except (SafetensorError, KeyError) as error:
         raise CheckpointError(f"{path}: damaged ({error}). Delete it; it is made anew.") from error
-
-
-def _write(path: Path, tokens: Tensor) -> None:
-    """Whole or not at all, whatever stops it and whoever else writes it."""
-    own = path.with_name(f"{path.stem}.{os.getpid()}.part")
-    save_file({"tokens": tokens.detach().cpu().contiguous()}, own)
-    own.replace(path)
 
 
 def is_frozen(module: nn.Module) -> bool:
