@@ -102,7 +102,7 @@ def locate(model: FusionModel, tokenizer: Tokenizer, transform: Transform, pictu
     if "match" in model.heads:
         first = torch.zeros(1, dtype=torch.long, device=device)
         views = model.encode_views(pixels, box, first)
-        fused = model.fuse(words, mask, views.tokens, first + 1, image_mask_IN=views.mask)
+        fused = model.fuse(words, mask, views.tokens, first + 1, image_mask_IN=views.mask, shared=views.shared)
         score = float(model.heads["match"](fused.cls).float().softmax(1)[0, 1])
     x0, y0, x1, y1 = box[0].tolist()
     return Place((x0, y0, x1, y1), score)

@@ -1,6 +1,8 @@
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from wordregion.nn.fusion import FusionEncoder
 from wordregion.nn.regions import Views, encode_views, patch_mask, pool_regions
 from wordregion.nn.vision import TimmVision
 
@@ -118,3 +120,32 @@ def test_regions_get_gradients():
     views: Views = encode_views(encoder, pixels, torch.tensor([BOX]), torch.tensor([0]))
     views.tokens[1].sum().backward()
     assert all(p.grad is not None for p in encoder.parameters())
+
+
+def test_regions_of_an_image_share_its_keys_and_values():
+    """The same states and gradients as without, and the patches projected once an image rather than once a region."""
+    torch.manual_seed(0)
+    encoder = FusionEncoder(width=16, image_width=24, layers=2, heads=2, dropout=0.0)
+    text, mask = torch.randn(5, 4, 16), torch.ones(5, 4, dtype=torch.bool)
+    box = torch.tensor([(0.0, 0.0, 0.5, 0.5), (0.2, 0.3, 0.9, 1.0), (0.0, 0.0, 1.0, 1.0)])
+    found = []
+    for share in (True, False):
+        image = torch.randn(2, 10, 24, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        views = pool_regions(image, box, torch.tensor([1, 0, 1]))
+        assert views.shared is not None
+        with FlopCounterMode(display=False) as counter:
+            fused = encoder(
+                text,
+                mask,
+                views.tokens,
+                torch.arange(5),
+                image_mask_IN=views.mask,
+                shared=views.shared if share else None,
+            )
+        encoder.zero_grad()
+        fused.hidden.square().sum().backward()
+        gradients = [image.grad, *(p.grad.clone() for p in encoder.parameters())]
+        found.append((fused.hidden, gradients, counter.get_total_flops()))
+    torch.testing.assert_close(found[0][:2], found[1][:2])
+    a_token = 2 * 24 * 32 * 2  # of two layers
+    assert found[1][2] - found[0][2] == a_token * (5 * 10 - (2 * 9 + 5))

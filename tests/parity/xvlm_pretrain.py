@@ -98,10 +98,12 @@ def _encodings(golden: Golden, name: str, model: FusionModel, names: list[str]) 
     view = batch.text_image.clone()
     view[regions.text] = torch.arange(len(batch.image), len(views.tokens))
     text, mask = model.encode_text(batch.token_ids, batch.token_mask), batch.token_mask
-    cls = model.fuse(text, mask, views.tokens, view, image_mask_IN=views.mask).cls
-    predicted = model.heads["box"](model.fuse(text, mask, views.tokens, batch.text_image, image_mask_IN=views.mask).cls)
+    cls = model.fuse(text, mask, views.tokens, view, image_mask_IN=views.mask, shared=views.shared).cls
+    predicted = model.heads["box"](
+        model.fuse(text, mask, views.tokens, batch.text_image, image_mask_IN=views.mask, shared=views.shared).cls
+    )
     masked_text = model.encode_text(batch.masked_ids, mask)
-    masked = model.fuse(masked_text, mask, views.tokens, view, image_mask_IN=views.mask).hidden
+    masked = model.fuse(masked_text, mask, views.tokens, view, image_mask_IN=views.mask, shared=views.shared).hidden
     at = torch.tensor(golden.inputs["masked_pos"])
     gathered = whole[batch.text_image]
     found = {

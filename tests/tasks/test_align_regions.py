@@ -131,8 +131,8 @@ def test_a_negative_region_brings_its_own_mask(monkeypatch):
     monkeypatch.setattr(
         trained.model,
         "fuse",
-        lambda text, mask, tokens, index, image_mask_IN=None: (
-            seen.update(index=index, mask=image_mask_IN) or fuse(text, mask, tokens, index, None, image_mask_IN)
+        lambda text, mask, tokens, index, image_mask_IN=None, shared=None: (
+            seen.update(index=index, mask=image_mask_IN) or fuse(text, mask, tokens, index, None, image_mask_IN, shared)
         ),
     )
     data = batch((0, LEFT, 1), (0, RIGHT, 2))

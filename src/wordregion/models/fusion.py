@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from wordregion.nn.fusion import Fused, FusionEncoder
+from wordregion.nn.fusion import Fused, FusionEncoder, SharedTokens
 from wordregion.nn.heads import temperature
 from wordregion.nn.pair_fusion import PairFusion
 from wordregion.nn.places import sine_places
@@ -95,11 +95,14 @@ class FusionModel(nn.Module):
         image_index_P: Int[Tensor, "P *two"] | None = None,
         attention_layer: int | None = None,
         image_mask_IN: Bool[Tensor, "I N"] | None = None,
+        shared: SharedTokens | None = None,
     ) -> Fused:
         """Fused states of P pairs; see `FusionEncoder.forward`, or `PairFusion.forward` for two images a text."""
         if self.places is not None:
             image_INV = torch.cat([image_INV[:, :1], image_INV[:, 1:] + self.places], dim=1)
-        regions = {} if image_mask_IN is None else {"image_mask_IN": image_mask_IN}  # one image a text
+        regions = (
+            {} if image_mask_IN is None else {"image_mask_IN": image_mask_IN, "shared": shared}
+        )  # one image a text
         return self.fusion(text_PLD, mask_PL, image_INV, image_index_P, attention_layer, **regions)
 
     def blocks(self) -> list[nn.Module]:

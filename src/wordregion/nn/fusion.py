@@ -22,6 +22,19 @@ from wordregion.nn.cache import BlockCache
 
 
 @dataclass(frozen=True, slots=True)
+class SharedTokens:
+    """Rows of image tokens that are another row's but for the first, the summary: regions of an image, pooled.
+
+    Attributes:
+        images: how many rows, from the first on, have tokens of their own.
+        source: (I,) the row, below `images`, whose tokens each row has.
+    """
+
+    images: int
+    source: Int[Tensor, "I"]
+
+
+@dataclass(frozen=True, slots=True)
 class Fused:
     """What the fusion encoder returns.
 
@@ -82,10 +95,17 @@ class CrossAttention(nn.Module):
         self.out = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width, eps)
 
-    def keys_values(self, image_INV: Float[Tensor, "I N V"]) -> Float[Tensor, "I 2 H N K"]:
-        """Keys and values of what is looked at."""
+    def keys_values(
+        self, image_INV: Float[Tensor, "I N V"], shared: SharedTokens | None = None
+    ) -> Float[Tensor, "I 2 H N K"]:
+        """Keys and values of what is looked at; those of shared tokens are computed once."""
         images, N, _ = image_INV.shape
-        return self.kv(image_INV).view(images, N, 2, self.heads, -1).permute(0, 2, 3, 1, 4)
+        if shared is None:
+            kv = self.kv(image_INV)
+        else:
+            own = self.kv(image_INV[: shared.images, 1:])
+            kv = torch.cat([self.kv(image_INV[:, :1]), own.index_select(0, shared.source)], dim=1)
+        return kv.view(images, N, 2, self.heads, -1).permute(0, 2, 3, 1, 4)
 
     def attend(
         self,
@@ -189,6 +209,7 @@ class FusionBlock(nn.Module):
         want_attention: bool = False,
         image_mask_IN: Bool[Tensor, "I N"] | None = None,
         cache: BlockCache | None = None,
+        shared: SharedTokens | None = None,
     ) -> tuple[Float[Tensor, "P L D"], Float[Tensor, "P H L N"] | None]:
         """States of the text tokens, and the cross-attention weights if wanted.
 
@@ -200,6 +221,7 @@ class FusionBlock(nn.Module):
             want_attention: whether to return the cross-attention weights.
             image_mask_IN: which image tokens may be looked at; None = all.
             cache: takes in the new tokens.
+            shared: which image tokens repeat others; None = none.
         """
         q, k, v = self.attention.project(x_PLD)
         if cache is not None:
@@ -207,7 +229,7 @@ class FusionBlock(nn.Module):
         x_PLD = self.attention.attend(x_PLD, q, k, v, mask if mask.ndim == 4 else mask[:, None, None, :])
         kv = None if cache is None else cache.image
         if kv is None:
-            kv = self.cross.keys_values(image_INV)
+            kv = self.cross.keys_values(image_INV, shared)
             if cache is not None:
                 cache.image = kv
         x_PLD, attention = self.cross.attend(x_PLD, kv, image_index_P, image_mask_IN, want_attention)
@@ -275,6 +297,7 @@ class FusionEncoder(nn.Module):
         image_index_P: Int[Tensor, "P"] | None = None,
         attention_layer: int | None = None,
         image_mask_IN: Bool[Tensor, "I N"] | None = None,
+        shared: SharedTokens | None = None,
     ) -> Fused:
         """Fuses P pairs.
 
@@ -285,11 +308,14 @@ class FusionEncoder(nn.Module):
             image_index_P: image of each pair; None = pairs are ordered by image, equally many for each.
             attention_layer: the block whose cross-attention weights to return (counted from 0).
             image_mask_IN: True at the image tokens that a text may look at, for regions; None = all.
+            shared: which image tokens repeat others, for regions; None = none.
         """
         attention = None
         x = text_PLD
         for index, layer in enumerate(self.layers):
-            x, weights = layer(x, mask_PL, image_INV, image_index_P, index == attention_layer, image_mask_IN)
+            x, weights = layer(
+                x, mask_PL, image_INV, image_index_P, index == attention_layer, image_mask_IN, shared=shared
+            )
             attention = attention if weights is None else weights
         return Fused(x, x[:, 0], attention)
 

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from wordregion.nn.fusion import SharedTokens
 from wordregion.nn.vision import TimmVision
 
 LOCAL_LAYERS = 4
@@ -30,10 +31,12 @@ class Views:
     Attributes:
         tokens: (W, N, D) tokens; row 0 of each view is its summary.
         mask: (W, N) True where a text about the view may look; None = everywhere, there are no regions.
+        shared: that pooled regions have the tokens of their image; None = every view has tokens of its own.
     """
 
     tokens: Float[Tensor, "W N D"]
     mask: Bool[Tensor, "W N"] | None = None
+    shared: SharedTokens | None = None
 
 
 def patch_mask(box_X4: Float[Tensor, "X 4"], grid: int) -> Bool[Tensor, "X N"]:
@@ -65,7 +68,9 @@ def pool_regions(image_BND: Float[Tensor, "B N D"], box_X4: Float[Tensor, "X 4"]
     grid_XND = image_BND.index_select(0, image_X)[:, 1:]
     inside_XN1 = mask_XN[:, 1:, None].to(grid_XND.dtype)
     summary_X1D = (grid_XND * inside_XN1).sum(1, keepdim=True) / inside_XN1.sum(1, keepdim=True)
-    return _views(image_BND, torch.cat([summary_X1D, grid_XND], dim=1), mask_XN)
+    own = torch.arange(len(image_BND), device=image_X.device)
+    shared = SharedTokens(len(image_BND), torch.cat([own, image_X]))
+    return _views(image_BND, torch.cat([summary_X1D, grid_XND], dim=1), mask_XN, shared)
 
 
 def encode_views(
@@ -108,6 +113,6 @@ def has_local_layers(vision: TimmVision) -> bool:
     return isinstance(vision.body, VisionTransformer)
 
 
-def _views(image_BND: Tensor, region_XND: Tensor, mask_XN: Tensor) -> Views:
+def _views(image_BND: Tensor, region_XND: Tensor, mask_XN: Tensor, shared: SharedTokens | None = None) -> Views:
     everywhere = mask_XN.new_ones(image_BND.shape[:2])
-    return Views(torch.cat([image_BND, region_XND]), torch.cat([everywhere, mask_XN]))
+    return Views(torch.cat([image_BND, region_XND]), torch.cat([everywhere, mask_XN]), shared)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from wordregion.models.fusion import FusionModel
-from wordregion.nn.fusion import Fused
+from wordregion.nn.fusion import Fused, SharedTokens
 from wordregion.schema import Batch, Regions
 
 
@@ -64,6 +64,7 @@ class AlignScene:
         batch: where it comes from.
         image: (W, N, V) student's image tokens: of the images, then of the regions that texts describe.
         image_mask: (W, N) True where a text about the view may look, or None without regions.
+        image_shared: which views have the tokens of another, or None.
         view: (T,) row of `image` that each text describes.
         regions: the texts that describe a region.
         text: (R, L, D) student's text states: T clean rows, then T masked rows if encoded, then the batch's
@@ -99,6 +100,7 @@ class AlignScene:
     batch: Batch
     image: Tensor
     image_mask: Tensor | None
+    image_shared: SharedTokens | None
     view: Tensor
     regions: Regions
     text: Tensor

@@ -117,7 +117,12 @@ class AlignTask(nn.Module):
             row = torch.cat([pairs.row for pairs in asked])
             image = torch.cat([pairs.image for pairs in asked])
             fused = self.model.fuse(
-                scene.text[row], scene.text_mask[row], scene.image, image, image_mask_IN=scene.image_mask
+                scene.text[row],
+                scene.text_mask[row],
+                scene.image,
+                image,
+                image_mask_IN=scene.image_mask,
+                shared=scene.image_shared,
             )
             parts = iter(fused.split([len(pairs.row) for pairs in asked]))
         metrics: dict[str, Tensor] = {}
@@ -189,13 +194,19 @@ class AlignTask(nn.Module):
             assert self.teacher is not None
             masked = slice(texts, 2 * texts)
             return self.teacher.fuse(
-                teacher_text[masked], mask[masked], teacher_views.tokens, view, image_mask_IN=teacher_views.mask
+                teacher_text[masked],
+                mask[masked],
+                teacher_views.tokens,
+                view,
+                image_mask_IN=teacher_views.mask,
+                shared=teacher_views.shared,
             ).hidden
 
         return AlignScene(
             batch=batch,
             image=views.tokens,
             image_mask=views.mask,
+            image_shared=views.shared,
             view=view,
             regions=regions,
             text=text,
