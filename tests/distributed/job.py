@@ -3,7 +3,6 @@
 python -m tests.distributed.job JOBS.json     with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set
 """
 
-import dataclasses
 import json
 import os
 import signal
@@ -15,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from tests.distributed.fixed import Neighbour, without_dropout
+from tests.distributed.other_recipes import other_recipe
 from wordregion.data.collate import Collator
 from wordregion.data.loader import StepLoader
 from wordregion.data.scenes import Scenes
@@ -31,29 +32,6 @@ from wordregion.recipes.recipe import AdamW, Data, Recipe, Run
 from wordregion.tasks.align import Align, AlignTask
 
 PIXELS = 32
-
-
-@dataclasses.dataclass(frozen=True)
-class Neighbour:
-    """Fixed hard negatives: the next text of its block, so that one process with two blocks equals two with one."""
-
-    block: int
-
-    def __call__(self, weights_QC: Tensor) -> Tensor:
-        query = torch.arange(len(weights_QC))
-        first = query // self.block * self.block
-        return first + (query - first + 1) % self.block
-
-
-def without_dropout(build: Any) -> nn.Module:
-    model = build()
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        for name in ("dropout", "drop"):
-            if isinstance(getattr(module, name, None), float):
-                setattr(module, name, 0.0)
-    return model
 
 
 def tiny_recipe(
@@ -105,7 +83,7 @@ def run_job(
         kill_after: the process kills itself in the middle of the work after so many steps.
         resume: continue the run in `out`.
         evaluate: after it, ranks run different forwards within `gathered`, then train one step more.
-        recipe: arguments of `tiny_recipe`.
+        recipe: arguments of `other_recipe` with a kind, or of `tiny_recipe`.
 
     Returns:
         The exit status that a command would give.
@@ -119,7 +97,7 @@ def run_job(
 
     if kill_after is not None:
         AlignTask.after_step = deadly  # type: ignore[method-assign]
-    settings = tiny_recipe(**recipe)
+    settings = other_recipe(**recipe) if "kind" in recipe else tiny_recipe(**recipe)
     result = train(settings, Path(out), resume=resume)
     state = state_of(result)
     if evaluate:

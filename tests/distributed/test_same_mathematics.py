@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.distributed.job import finish, launch, state_of, tiny_recipe, train
+from tests.distributed.other_recipes import RECIPES
 
 TOLERANCE = 1e-5
 
@@ -40,14 +41,31 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def losses(run: Path) -> torch.Tensor:
+@pytest.fixture(scope="module")
+def other_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every other task, on two processes each way and on one."""
+    folder = tmp_path_factory.mktemp("others")
+    jobs = [
+        {"out": str(folder / f"{mode}_{kind}"), "kind": kind, "parallel": mode}
+        for kind in RECIPES
+        for mode in ("ddp", "fsdp")
+    ]
+    finish(launch(jobs, folder))
+    finish(launch([{"out": str(folder / f"alone_{kind}"), "kind": kind} for kind in RECIPES], folder, processes=1))
+    return folder
+
+
+UNLIKE = ("pairs_per_second", "memory_gb")
+"""What a run logs and a number of processes changes."""
+
+
+def losses(run: Path) -> dict[str, list[float]]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    names = ("loss", "contrast", "match", "masked_words", "gradient_norm")
-    return torch.tensor([[line.get(name, 0.0) for name in names] for line in lines], dtype=torch.double)
+    return {name: [line[name] for line in lines] for name in lines[0] if name not in UNLIKE}
 
 
-def assert_same(run: Path, reference: Path) -> None:
-    assert losses(run).shape == (10, 5)
+def assert_same(run: Path, reference: Path, steps: int = 10) -> None:
+    assert len(losses(run)["loss"]) == steps
     torch.testing.assert_close(losses(run), losses(reference), atol=TOLERANCE, rtol=TOLERANCE)
     state, wanted = torch.load(run / "state.pt"), torch.load(reference / "state.pt")
     assert state.keys() == wanted.keys()
@@ -90,3 +108,9 @@ def test_a_run_of_two_processes_resumes_on_one(runs: Path, alone: Path, tmp_path
 def test_the_exported_student_is_whole(runs: Path, alone: Path) -> None:
     sharded, whole = (load_file(run / "model.safetensors") for run in (runs / "fsdp", alone / "all"))
     assert {name: value.shape for name, value in sharded.items()} == {name: v.shape for name, v in whole.items()}
+
+
+@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
+@pytest.mark.parametrize("kind", RECIPES)
+def test_two_processes_equal_one_in_every_task(other_runs: Path, kind: str, mode: str) -> None:
+    assert_same(other_runs / f"{mode}_{kind}", other_runs / f"alone_{kind}", steps=3)

@@ -15,7 +15,7 @@ from torchvision.ops import drop_block2d
 
 from wordregion.errors import UsageError
 from wordregion.nn.swin import swin_stages
-from wordregion.nn.vision import keep_statistics, open_backbone
+from wordregion.nn.vision import backbone_blocks, keep_statistics, open_backbone
 
 STRIDES = (8, 16, 32)
 LEVEL_STRIDES = (8, 16, 32, 64, 128)
@@ -86,7 +86,7 @@ class TimmPyramid(nn.Module):
         """The repeated parts: units of sharding, compilation and activation checkpointing."""
         if self.swin:
             return [block for stage in self.body.layers for block in stage.blocks]
-        return [child for child in self.body.children() if any(True for _ in child.parameters())]
+        return backbone_blocks(self.body)
 
 
 class FeaturePyramid(nn.Module):

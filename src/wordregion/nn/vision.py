@@ -93,10 +93,15 @@ class TimmVision(nn.Module):
 
     def blocks(self) -> list[nn.Module]:
         """The repeated parts: units of sharding, compilation and activation checkpointing."""
-        for name in ("blocks", "layers", "stages"):
-            if isinstance(found := getattr(self.body, name, None), nn.Module):
-                return list(found.children())
-        return [child for child in self.body.children() if any(True for _ in child.parameters())]
+        return backbone_blocks(self.body)
+
+
+def backbone_blocks(body: nn.Module) -> list[nn.Module]:
+    """The repeated parts of a timm model, each called by its forward: not a list of stages, which timm may walk."""
+    for name in ("blocks", "layers", "stages"):
+        if isinstance(found := getattr(body, name, None), nn.Module):
+            return list(found.children())
+    return [child for child in body.children() if any(True for _ in child.parameters())]
 
 
 def open_backbone(
