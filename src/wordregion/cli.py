@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import torch
 
     from wordregion.recipes.recipe import Recipe
+    from wordregion.schema import Dataset
 
 HELP = f"""wordregion {__version__}: vision-language pre-training at the level of words and regions
 
@@ -169,13 +170,17 @@ class CompositionalFlags:
     The contrast and the match head are judged apart, and beside them what the texts alone give away.
 
     Examples: `wordregion eval compositional runs/mine`,
-    `wordregion eval compositional runs/mine --data sugar_crepe/ --images val2017/ --lm bert-base-uncased`
+    `wordregion eval compositional runs/mine --data sugar_crepe/ --images val2017/ --lm bert-base-uncased`,
+    `wordregion eval compositional runs/mine --data flickr30k#val --negatives negatives/val`
     """
 
     run: Positional[Path]
     """folder of a run, or of a model that `wordregion convert` wrote"""
     data: str = "scenes"
-    """scenes, or a file or folder of SugarCrepe, Winoground, ARO, VALSE or VL-CheckList"""
+    """scenes, or a file or folder of SugarCrepe, Winoground, ARO, VALSE or VL-CheckList; with --negatives, any source
+    of captions, as in `wordregion data check`"""
+    negatives: Path | None = None
+    """folder of false captions of --data, as `wordregion data neggen` wrote them"""
     images: Path | None = None
     """folder or tar of the pictures, if they are not beside --data"""
     available: bool = False
@@ -336,7 +341,9 @@ def _eval_compositional(args: list[str]) -> int:
     if flags is None:
         return 0
     from wordregion.data.datasets.compositional import Contests, open_contests
+    from wordregion.data.datasets.opening import open_source
     from wordregion.data.masked_lm import open_lm
+    from wordregion.data.negatives import GeneratedContests
     from wordregion.data.sentences import SentenceCollator
     from wordregion.distributed import comm
     from wordregion.evaluate.compositional import evaluate_compositional
@@ -344,7 +351,11 @@ def _eval_compositional(args: list[str]) -> int:
     comm.init_from_env()
     device = _device(flags.device)
     model, tokenizer, transform = _trained(flags.run, flags.vocab, device)
-    dataset = open_contests(flags.data, flags.images, flags.available, model.image_size)
+    dataset: Dataset
+    if flags.negatives is None:
+        dataset = open_contests(flags.data, flags.images, flags.available, model.image_size)
+    else:
+        dataset = GeneratedContests(open_source(flags.data, flags.images), flags.negatives)
     found = evaluate_compositional(
         model,
         dataset,
@@ -363,6 +374,8 @@ def _eval_compositional(args: list[str]) -> int:
     print_metrics(found.metrics)
     out = flags.out or flags.run / "compositional.json"
     content = {"run": str(flags.run), "data": flags.data, "items": found.items, "left_out": left_out}
+    if flags.negatives is not None:
+        content["negatives"] = str(flags.negatives)
     write_json(out, content | {"metrics": found.metrics})
     print(f"written: {out}")
     return 0

@@ -13,6 +13,7 @@ from wordregion.data import negatives
 from wordregion.data.collate import Collator
 from wordregion.data.masked_lm import open_lm, train_lm
 from wordregion.data.negatives import (
+    GeneratedContests,
     NegGen,
     Row,
     WithNegatives,
@@ -233,6 +234,19 @@ def test_samples_carry_the_false_texts_of_their_captions(lm, tmp_path, small_fil
 
     with pytest.raises(DataError, match="false captions were made for"):
         WithNegatives(Renamed(), tmp_path / "cache")[0]
+
+
+def test_each_caption_with_false_ones_is_a_contest(lm, tmp_path, small_files):
+    make(tmp_path / "cache", lm)
+    contests = GeneratedContests(Pets(), tmp_path / "cache")
+    rows = [row for row in read_parts(tmp_path / "cache")[0] if row.kept]
+    assert [(c.texts[0], c.texts[1:]) for c in map(contests.__getitem__, range(len(contests)))] == [
+        (row.text, row.kept) for row in rows
+    ]
+    sample = contests[0]
+    assert sample.captions() == (0,)
+    assert sample.target["kind"] == "generated"
+    assert contests.where(0) == Pets().where(rows[0].index)
 
 
 def test_a_cache_that_is_missing_unfinished_or_damaged_says_so(lm, tmp_path, small_files):

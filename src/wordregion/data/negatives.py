@@ -20,7 +20,7 @@ from wordregion.data.parts import part_path, read_records, read_version, sound_r
 from wordregion.data.tagging import Tagged, Tagger
 from wordregion.data.tokens import clean_caption
 from wordregion.errors import DataError, UsageError
-from wordregion.schema import Dataset, Sample
+from wordregion.schema import Dataset, Grounding, Sample
 
 CHUNK = 64
 """Records of a file. Part of the version: the language model reads the captions of a file together."""
@@ -227,6 +227,41 @@ def read_parts(folder: Path) -> tuple[list[Row], list[str]]:
     return [Row(r["index"], r["id"], r["text"], *(tuple(r[name]) for name in lists)) for r in records], broken
 
 
+class GeneratedContests:
+    """Each caption against its false ones of a cache (`Dataset`), as `evaluate_compositional` takes them.
+
+    The true caption is the sample's first text; target {"kind": "generated", "group": None}. Captions without a false
+    one are left out.
+
+    Args:
+        dataset: the one that the cache was made from.
+        folder: the cache.
+
+    Raises:
+        UsageError: see `WithNegatives`; or if no caption has a false one.
+    """
+
+    def __init__(self, dataset: Dataset, folder: Path | str) -> None:
+        self._dataset, self.name = WithNegatives(dataset, folder), dataset.name
+        false = (self._dataset.false_captions(index) for index in range(len(dataset)))
+        self._cases = [(i, text, kept) for i, own in enumerate(false) for text, kept in own.items() if kept]
+        if not self._cases:
+            raise UsageError(f"{folder}: has no false caption. Make it again with a higher --threshold or --count.")
+
+    def __len__(self) -> int:
+        return len(self._cases)
+
+    def where(self, index: int) -> str:
+        """Of the record, as its data set says."""
+        return self._dataset.where(self._cases[index][0])
+
+    def __getitem__(self, index: int) -> Sample:
+        record, text, false = self._cases[index]
+        sample = self._dataset[record]
+        target = {"kind": "generated", "group": None}
+        return Sample(f"{sample.id}-{index}", sample.images[:1], (text, *false), (Grounding(text=0),), target)
+
+
 class WithNegatives:
     """A data set whose captions have the false ones of a cache beside them (`Dataset`): see `Sample.negatives`.
 
@@ -260,6 +295,10 @@ class WithNegatives:
         """As the data set names it."""
         return self.dataset.where(index)
 
+    def false_captions(self, index: int) -> dict[str, tuple[str, ...]]:
+        """Of each caption of a record, by its text."""
+        return {text: tuple(kept) for text, kept in self._found[index].get("false", {}).items()}
+
     def __getitem__(self, index: int) -> Sample:
         sample = self.dataset[index]
         own = self._found[index]
@@ -269,8 +308,7 @@ class WithNegatives:
         texts = list(sample.texts)
         negatives = dict(sample.negatives)
         for caption in sample.captions():
-            false = own.get("false", {}).get(sample.texts[caption], ())
-            if false:
+            if false := self.false_captions(index).get(sample.texts[caption], ()):
                 negatives[caption] = tuple(range(len(texts), len(texts) + len(false)))
                 texts += false
         return replace(sample, texts=tuple(texts), negatives=negatives)

@@ -65,9 +65,7 @@ class Parallel:
             if scalars := [name for name, parameter in task.named_parameters() if parameter.ndim == 0]:
                 raise UsageError(f"fsdp cannot shard the scalar {scalars[0]}. Give it the shape (1,), or use ddp.")
             for parameter in task.parameters():
-                parameter.data = (
-                    parameter.data.contiguous()
-                )  # FSDP cannot shard what lies channels last (CNNs)
+                parameter.data = parameter.data.contiguous()  # FSDP cannot shard what lies channels last (CNNs)
             mesh = init_device_mesh(next(task.parameters()).device.type, (comm.world_size(),))
             for block in blocks:
                 fully_shard(block, mesh=mesh)

@@ -122,7 +122,7 @@ def vl_match_flickr_small(
     negatives: int = 1,
     detect: float = 10.0,
 ) -> Recipe:
-    """`flickr_small` with VL-Match's objectives: a few thousand photos on two cores.
+    """`flickr_small` with VL-Match's objectives, all from the first step on: a few thousand photos on two cores.
 
     Args:
         start: see `flickr_small`.
@@ -135,7 +135,12 @@ def vl_match_flickr_small(
         negatives: generated false captions a text.
         detect: weight of the detection of replaced words over that of the generator's guesses.
     """
-    base = replace(flickr_small(start, data, weights, tokens), name="vl_match_flickr_small")
+    base = flickr_small(start, data, weights, tokens)
+    assert isinstance(base.task, Align)
+    learned = (Contrast(same_image_positives=True), Match(hardness=0.5, ramp_steps=300), MaskedWords(weight=0.1))
+    task = replace(base.task, objectives=learned, first_alone=0, ramp_steps=300)
+    run = replace(base.run, steps=500, batch=24)
+    base = replace(base, name="vl_match_flickr_small", task=task, run=run)
     return vl_match(base, words, match, negatives, detect, cache)
 
 
