@@ -13,7 +13,7 @@ from wordregion.data.loader import StepLoader
 from wordregion.errors import CheckpointError, UsageError
 from wordregion.models.store import save_model
 from wordregion.models.zoo import albef_tiny
-from wordregion.recipes.nlvr import nlvr2, nlvr2_pretrain, nlvr_scenes, two_images
+from wordregion.recipes.nlvr import nlvr2, nlvr2_pretrain, nlvr_scenes, nlvr_scenes_pretrain, two_images
 
 
 def test_the_published_settings(tmp_path):
@@ -75,6 +75,22 @@ def test_the_scenes_train_from_nothing_and_from_a_run(tmp_path):
     wider = partial(albef_tiny, recipe.data.collator().tokenizer.vocab_size, width=64, vision_layers=1)
     with pytest.raises(CheckpointError, match="does not fill"):
         two_images(lambda size, **weights: wider(size), "nlvr", tmp_path, 64)
+
+
+def test_on_the_scenes_too_text_assignment_comes_first(tmp_path):
+    recipe = nlvr_scenes_pretrain(scenes=8)
+    model = recipe.model()
+    task = recipe.task.build(model)
+    loader = StepLoader(recipe.data.train(), recipe.data.transform, recipe.data.collator(), batch=8, seed=0)
+    batch = next(iter(loader))[0]
+    output = task(batch, task.counts(batch))
+    output.loss.backward()
+    assert torch.isfinite(output.loss)
+    save_model(model, tmp_path)
+    then = nlvr_scenes(checkpoint=tmp_path).model()
+    assert list(then.heads) == ["nlvr"]
+    for name, value in model.fusion.state_dict().items():
+        assert torch.equal(then.fusion.state_dict()[name], value)
 
 
 def test_hidden_pictures_are_zero():

@@ -259,15 +259,16 @@ def for_two_images(model: FusionModel, head: Literal["nlvr", "assign"]) -> Fusio
     """Turns a model of one image, new or trained, into one of two: each fusion block becomes a `PairBlock`.
 
     Args:
-        model: changed in place; it keeps its encoders and projections, and loses its heads.
+        model: changed in place; it keeps its encoders and projections, and loses its heads. A model of two images gets
+            the new head alone.
         head: ``"nlvr"`` (is the text true of the two images? 2 classes; by an MLP as in X-VLM where the model had one
             to match) or ``"assign"`` (text-assignment pre-training: the text belongs to the first image, the second, or
             neither).
     """
-    assert isinstance(model.fusion, FusionEncoder)
     width = model.text.width
     classes = MlpHead if isinstance(dict(model.heads.items()).get("match"), MlpHead) else ClassHead
-    model.fusion = PairFusion(model.fusion)
+    if isinstance(model.fusion, FusionEncoder):
+        model.fusion = PairFusion(model.fusion)
     model.heads = nn.ModuleDict({head: classes(width, 2) if head == "nlvr" else AssignHead(width)})
     return model
 

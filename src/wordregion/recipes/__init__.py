@@ -15,7 +15,14 @@ from wordregion.recipes.flickr_small import flickr_frozen, flickr_small
 from wordregion.recipes.glip import glip_coco, glip_large, glip_tiny, glip_tiny_a
 from wordregion.recipes.glip_scenes import glip_scenes, glip_scenes_adapt
 from wordregion.recipes.glip_small import glip_flickr_small, glip_student_small
-from wordregion.recipes.nlvr import nlvr2, nlvr2_pretrain, nlvr_scenes, xvlm_nlvr2, xvlm_nlvr2_pretrain
+from wordregion.recipes.nlvr import (
+    nlvr2,
+    nlvr2_pretrain,
+    nlvr_scenes,
+    nlvr_scenes_pretrain,
+    xvlm_nlvr2,
+    xvlm_nlvr2_pretrain,
+)
 from wordregion.recipes.recipe import Recipe
 from wordregion.recipes.refer import (
     refer_boxes_pretrain,
@@ -56,6 +63,7 @@ BUILTIN: dict[str, Callable[..., Recipe]] = {
     "nlvr_small": nlvr_small,
     "nlvr2_pretrain": nlvr2_pretrain,
     "nlvr2": nlvr2,
+    "nlvr_scenes_pretrain": nlvr_scenes_pretrain,
     "nlvr_scenes": nlvr_scenes,
     "retrieval_flickr": retrieval_flickr,
     "retrieval_coco": retrieval_coco,

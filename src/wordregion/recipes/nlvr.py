@@ -8,7 +8,7 @@ from typing import Literal
 from wordregion.data.blank import Blank
 from wordregion.data.collate import Collator
 from wordregion.data.datasets.nlvr2 import Nlvr2
-from wordregion.data.scenes import ScenePairs
+from wordregion.data.scenes import ScenePairs, Scenes
 from wordregion.data.sentences import SentenceCollator
 from wordregion.data.tokens import Tokenizer
 from wordregion.data.transforms import EvalTransform, TrainTransform
@@ -16,7 +16,7 @@ from wordregion.evaluate.nlvr import evaluate_nlvr
 from wordregion.evaluate.retrieval import evaluate_retrieval
 from wordregion.models.fusion import FusionModel
 from wordregion.models.zoo import albef_base, albef_tiny_conv, for_two_images, xvlm_base
-from wordregion.nn.pair_fusion import PairFusion, one_image_name
+from wordregion.nn.pair_fusion import one_image_name
 from wordregion.recipes.recipe import AdamW, Data, Recipe, Run
 from wordregion.recipes.tuning import check_data, epoch_steps, named_start, new_or_trained, opened, tuned, xvlm_adamw
 from wordregion.tasks.assign_text import AssignText
@@ -198,12 +198,40 @@ def _statements(train: Path, val: Path, images: Path, text: str) -> Data:
     )
 
 
+def nlvr_scenes_pretrain(checkpoint: Path | None = None, scenes: int = 200_000) -> Recipe:
+    """Text assignment on the built-in scenes: to which of two pictures does a caption belong? Before `nlvr_scenes`.
+
+    Args:
+        checkpoint: the folder of a run of xvlm_scenes or albef_demo to start from; None = from nothing.
+        scenes: number of different training scenes.
+    """
+    pixels = 64
+    tokenizer = Tokenizer("scenes")
+    plain = EvalTransform(pixels, CENTRED, CENTRED)  # drawn scenes vary without augmentation
+    return Recipe(
+        name="nlvr_scenes_pretrain",
+        model=partial(_small, tokenizer.vocab_size, pixels, checkpoint, "assign"),
+        task=AssignText(),
+        data=Data(
+            train=partial(Scenes, "train", scenes, image_size=pixels),
+            transform=plain,
+            collator=partial(Collator, tokenizer),
+            evaluate=partial(Scenes, "val", 256, image_size=pixels, captions=1),
+            eval_transform=plain,
+        ),
+        optim=AdamW(lr=5e-4, betas=(0.9, 0.98), warmup=50, final=0.1),
+        run=Run(steps=300, batch=64, clip=1.0, workers=1, log_every=10, save_every=300),
+        evaluation=partial(evaluate_retrieval, k=0),  # the match head is gone, the contrast is not
+    )
+
+
 def nlvr_scenes(statements: int = 200_000, checkpoint: Path | None = None, text_only: bool = False) -> Recipe:
     """A small model learns to judge statements about two of the built-in scenes, in some minutes on two cores.
 
     Args:
         statements: number of different training statements.
-        checkpoint: the folder of a run of albef_demo, xvlm_scenes or nlvr_scenes to start from; None = from nothing.
+        checkpoint: the folder of a run of nlvr_scenes_pretrain, nlvr_scenes, xvlm_scenes or albef_demo to start from;
+            None = from nothing.
         text_only: hide the pictures: the baseline. Each statement is true of one pair of pictures and false of another.
     """
     pixels = 64
@@ -212,7 +240,7 @@ def nlvr_scenes(statements: int = 200_000, checkpoint: Path | None = None, text_
     transform = Blank(plain) if text_only else plain
     return Recipe(
         name="nlvr_scenes",
-        model=partial(_small, tokenizer.vocab_size, pixels, checkpoint),
+        model=partial(_small, tokenizer.vocab_size, pixels, checkpoint, "nlvr"),
         task=Classify("nlvr", distill=0.0),  # a teacher that averages over a short run has little to say
         data=Data(
             train=partial(ScenePairs, "train", statements, image_size=pixels),
@@ -227,7 +255,6 @@ def nlvr_scenes(statements: int = 200_000, checkpoint: Path | None = None, text_
     )
 
 
-def _small(vocab_size: int, pixels: int, checkpoint: Path | None) -> FusionModel:
-    """Made a model of two images if it isn't one."""
+def _small(vocab_size: int, pixels: int, checkpoint: Path | None, head: Literal["nlvr", "assign"]) -> FusionModel:
     model = new_or_trained(partial(albef_tiny_conv, vocab_size, pixels), checkpoint)
-    return model if isinstance(model.fusion, PairFusion) else for_two_images(model, "nlvr")
+    return model if head in model.heads else for_two_images(model, head)
