@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+from torch.distributed.fsdp import FSDPModule
 
 from wordregion.errors import UsageError
 from wordregion.models.zoo import albef_tiny
@@ -10,6 +11,7 @@ from wordregion.schema import Batch
 from wordregion.tasks.align import Align
 from wordregion.tasks.queue import FeatureQueue
 from wordregion.tasks.teacher import update_teacher
+from wordregion.tasks.text_states import TextStates
 
 
 def small():
@@ -174,7 +176,58 @@ def test_kept_image_tokens_change_nothing_and_encode_each_image_once(monkeypatch
 
 def test_kept_image_tokens_of_a_moving_encoder_are_refused():
     task = Align(queue_size=8, keep_image_tokens=True).build(small())
-    with pytest.raises(UsageError, match="frozen image encoder"):
+    with pytest.raises(UsageError, match="frozen encoder"):
+        step(task, batch())
+
+
+def test_kept_text_states_change_nothing_and_encode_each_text_once(monkeypatch):
+    """Masked copies, drawn anew in each step, are encoded each time."""
+    results = []
+    data = batch()
+    data.token_mask[1:, 5:] = False
+    for keep in (False, True):
+        model = small()
+        model.text.requires_grad_(False)
+        task = Align(queue_size=8, keep_text_states=keep).build(model).train()
+        task.model.vision.eval()
+        calls = []
+        encode = task.model.encode_text
+        monkeypatch.setattr(
+            task.model, "encode_text", lambda ids, mask, e=encode, c=calls: c.append(len(ids)) or e(ids, mask)
+        )
+        torch.manual_seed(0)
+        step(task, data)
+        torch.manual_seed(0)
+        results.append(step(task, data))
+        assert calls == ([8, 4] if keep else [8, 8])
+    torch.testing.assert_close(results[0].loss, results[1].loss)
+
+
+def test_a_text_that_comes_twice_in_a_batch_is_encoded_once(monkeypatch):
+    model = small().eval().requires_grad_(False)
+    ids, mask = torch.tensor([[7, 8, 0], [7, 8, 9], [7, 8, 0]]), torch.tensor([[1, 1, 0], [1, 1, 1], [1, 1, 0]]).bool()
+    wanted, states = model.encode_text(ids, mask), TextStates(keep=True)
+    found = states(model, ids, mask)
+    assert len(states) == 2
+    torch.testing.assert_close(found[mask], wanted[mask])
+    torch.testing.assert_close(states(model, ids[:1, :2], mask[:1, :2]), found[:1, :2])
+
+
+@pytest.mark.parametrize("setting", ["keep_image_tokens", "keep_text_states"])
+def test_a_sharded_encoder_keeps_nothing(setting):
+    """Processes that lack other texts would wait for each other."""
+    model = small().requires_grad_(False)
+    model.image_proj.requires_grad_(True)
+    for part in (model.vision, model.text):
+        part.__class__ = type("Sharded", (FSDPModule, type(part)), {})
+    task = Align(objectives=(Contrast(),), queue_size=0, distill=0.0, momentum=None, **{setting: True}).build(model)
+    with pytest.raises(UsageError, match=f"{setting} needs the whole encoder"):
+        step(task, batch())
+
+
+def test_kept_text_states_of_a_moving_encoder_are_refused():
+    task = Align(queue_size=8, keep_text_states=True).build(small())
+    with pytest.raises(UsageError, match="frozen encoder"):
         step(task, batch())
 
 

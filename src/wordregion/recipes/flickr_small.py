@@ -49,6 +49,7 @@ def flickr_frozen(
             queue_size=0,
             distill=0.0,
             keep_image_tokens=tokens or True,
+            keep_text_states=True,
         ),
         data=Data(
             train=partial(Flickr30kEntities, data, "train"),
@@ -107,6 +108,7 @@ def flickr_small(
             queue_size=4096,
             ramp_steps=900,
             keep_image_tokens=tokens or True,
+            keep_text_states=True,
         ),
         data=replace(frozen.data, collator=lambda: Collator(tokenizer(), Masking(), texts_per_image=3)),
         optim=AdamW(

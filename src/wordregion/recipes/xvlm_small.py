@@ -50,7 +50,11 @@ def xvlm_flickr_small(
         base,
         name="xvlm_flickr_small",
         model=partial(_located, weights, start),
-        task=replace(without_teacher(*learned, *((Box(),) if regions else ())), keep_image_tokens=tokens or True),
+        task=replace(
+            without_teacher(*learned, *((Box(),) if regions else ())),
+            keep_image_tokens=tokens or True,
+            keep_text_states=True,
+        ),
         data=replace(
             base.data,
             train=partial(_phrases, data, "train"),

@@ -23,6 +23,7 @@ from wordregion.tasks.image_tokens import ImageTokens, is_frozen
 from wordregion.tasks.protocol import StepOutput
 from wordregion.tasks.queue import FeatureQueue
 from wordregion.tasks.teacher import distill_weight, make_teacher, update_teacher
+from wordregion.tasks.text_states import TextStates
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Align:
         temperature_range: the learnable temperature is kept within.
         keep_image_tokens: encode each image once and keep its tokens in memory, and in a folder for further runs if one
             is given. For a frozen image encoder and a transform that draws nothing.
+        keep_text_states: encode each text, masked copies aside, once and keep its states in memory. For a frozen text
+            encoder.
     """
 
     objectives: tuple[Objective, ...] = (Contrast(), Match(), MaskedWords())
@@ -50,6 +53,7 @@ class Align:
     ramp_steps: int = 1
     temperature_range: tuple[float, float] = (0.001, 0.5)
     keep_image_tokens: bool | Path = False
+    keep_text_states: bool = False
 
     def __post_init__(self) -> None:
         if not self.objectives:
@@ -87,6 +91,7 @@ class AlignTask(nn.Module):
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
         self._features: list[tuple[Tensor, Tensor, Tensor]] = []
         self._image_tokens = ImageTokens(settings.keep_image_tokens)
+        self._text_states = TextStates(settings.keep_text_states)
 
     def train(self, mode: bool = True) -> "AlignTask":
         """Switches the student; its frozen encoders and the teacher always predict, without dropout or drop path."""
@@ -166,7 +171,7 @@ class AlignTask(nn.Module):
         ids, mask, negatives_at = self._texts(batch)
         texts, distill = len(batch.token_ids), self.distill_weight()
         views = self._image_tokens.views(self.model, batch, regions)
-        text = self.model.encode_text(ids, mask)
+        text = self._text_states(self.model, ids, mask, passing=range(texts, negatives_at))
         view = batch.text_image.clone()
         view[regions.text] = torch.arange(len(batch.image), len(views.tokens), device=view.device)
         image_feature = self.model.project_image(views.tokens)[view].float()

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from wordregion.distributed.parallelize import full_state
 from wordregion.drafts import draft_of
@@ -46,12 +47,11 @@ class ImageTokens:
         """Tokens by the student.
 
         Raises:
-            UsageError: if tokens are kept and the student's image encoder is trained.
+            UsageError: if tokens are kept and the student's image encoder is trained or sharded.
         """
         if not self.keep:
             return model.encode_image(batch.image)
-        if not is_frozen(model.vision):
-            raise UsageError("keep_image_tokens needs a frozen image encoder. Set freeze=('vision.',) in AdamW.")
+        check_kept(model.vision, "keep_image_tokens", "vision")
         keys = [hashlib.blake2b(image.numpy(), digest_size=16).hexdigest() for image in batch.image.cpu()]
         with torch.no_grad():
             files = self._files(model, batch.image.device)
@@ -89,7 +89,7 @@ class ImageTokens:
         """Tokens by the student of the images and of regions of them.
 
         Raises:
-            UsageError: if tokens are kept and regions need layers of the encoder, or if it is trained.
+            UsageError: if tokens are kept and regions need layers of the encoder, or if it is trained or sharded.
         """
         if len(regions.text) and has_local_layers(model.vision):
             if self.keep:
@@ -127,6 +127,18 @@ def _read(path: Path) -> Tensor | None:
         return load_file(path)["tokens"]
     except (SafetensorError, KeyError) as error:
         raise CheckpointError(f"{path}: damaged ({error}). Delete it; it is made anew.") from error
+
+
+def check_kept(encoder: nn.Module, setting: str, name: str) -> None:
+    """Checks that what an encoder gives may be kept.
+
+    Raises:
+        UsageError: if it is trained, or sharded: processes that lack other images or texts would wait for each other.
+    """
+    if not is_frozen(encoder):
+        raise UsageError(f"{setting} needs a frozen encoder. Set freeze=('{name}.',) in AdamW.")
+    if any(isinstance(part, FSDPModule) for part in encoder.modules()):
+        raise UsageError(f"{setting} needs the whole encoder in each process. Choose --parallel ddp.")
 
 
 def is_frozen(module: nn.Module) -> bool:
