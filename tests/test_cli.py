@@ -194,3 +194,14 @@ def test_albef_4m_has_the_papers_settings() -> None:
     torch.testing.assert_close(torch.tensor(rates), torch.tensor([1e-4, 1e-5]))
     task = recipe.task
     assert (task.queue_size, task.momentum, task.distill, task.ramp_steps) == (65536, 0.995, 0.4, 4_000_000 // 512)
+
+
+def test_many_measures_are_told_one_below_the_other(capsys):
+    cli.print_metrics({f"raw/itc/R@{k}": 10.0 for k in (1, 5, 10)} | {"raw/itm/R@1": 20.0})
+    assert [line.split() for line in capsys.readouterr().out.splitlines() if "raw" in line] == [
+        ["raw/itc", "10.0", "10.0", "10.0"],
+        ["raw/itm", "20.0"],
+    ]
+    cli.print_metrics({f"raw/rank/a_measure_with_a_long_name_{k}": float(k) for k in range(9)})
+    told = capsys.readouterr().out
+    assert all(f"a_measure_with_a_long_name_{k}" in told for k in range(9))

@@ -30,6 +30,7 @@ from wordregion.errors import UsageError, WordregionError
 
 if TYPE_CHECKING:
     import torch
+    from rich.table import Table
 
     from wordregion.recipes.recipe import Recipe
     from wordregion.schema import Dataset
@@ -846,22 +847,26 @@ def override(recipe: "Recipe", flags: Any) -> "Recipe":
 
 
 def print_metrics(metrics: Mapping[str, float]) -> None:
-    """A table in percent: a row for each way of scoring."""
-    from rich import box
+    """A table in percent: a row for each way of scoring; a row for each measure, where so many columns do not fit."""
     from rich.console import Console
-    from rich.table import Table
 
-    rows: dict[str, dict[str, float]] = {}
-    for name, value in metrics.items():
-        way, _, measure = name.rpartition("/")
-        rows.setdefault(way, {})[measure] = value
-    measures = list(dict.fromkeys(name.rpartition("/")[2] for name in metrics))
-    table = Table("in %", box=box.SIMPLE)
-    for measure in measures:
-        table.add_column(measure, justify="right")
-    for way, values in rows.items():
-        table.add_row(way, *(f"{values[measure]:.1f}" if measure in values else "" for measure in measures))
-    Console(width=None if sys.stdout.isatty() else 100).print(table)
+    cells = {(way, measure): f"{metrics[name]:.1f}" for name in metrics for way, _, measure in [name.rpartition("/")]}
+    ways, measures = (list(dict.fromkeys(key[i] for key in cells)) for i in (0, 1))
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    table = _table(ways, measures, [[cells.get((way, measure), "") for measure in measures] for way in ways])
+    if console.measure(table, options=console.options.update(max_width=10_000)).maximum > console.width:
+        table = _table(measures, ways, [[cells.get((way, measure), "") for way in ways] for measure in measures])
+    console.print(table)
+
+
+def _table(rows: Sequence[str], columns: Sequence[str], cells: Sequence[Sequence[str]]) -> "Table":
+    from rich import box
+    from rich.table import Column, Table
+
+    table = Table("in %", *(Column(column, justify="right") for column in columns), box=box.SIMPLE)
+    for row, own in zip(rows, cells, strict=True):
+        table.add_row(row, *own)
+    return table
 
 
 def _device(name: str | None) -> "torch.device":
