@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from wordregion.nn.attention import attend
 from wordregion.nn.cache import BlockCache
 
 
@@ -79,7 +80,7 @@ class SelfAttention(nn.Module):
     ) -> Float[Tensor, "P L D"]:
         """States after attention to S tokens; `mask` is True where a token may be looked at."""
         p = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q_PHLK, k_PHSK, v_PHSK, attn_mask=mask, dropout_p=p)
+        y = attend(q_PHLK, k_PHSK, v_PHSK, mask, p)
         y = F.dropout(self.out(y.transpose(1, 2).reshape(x_PLD.shape)), p, self.training)
         return self.norm(x_PLD + y)
 
@@ -133,7 +134,7 @@ class CrossAttention(nn.Module):
         if image_index_P is None and not want_attention:
             # Every image has the same number of texts, in order: its texts form one long query, nothing is copied.
             q = q.view(images, -1, H, K).transpose(1, 2)
-            y = F.scaled_dot_product_attention(q, kv[:, 0], kv[:, 1], attn_mask=mask, dropout_p=p).transpose(1, 2)
+            y = attend(q, kv[:, 0], kv[:, 1], mask, p).transpose(1, 2)
         elif not (want_attention or x_PLD.is_cuda or torch.compiler.is_compiling()):
             assert image_index_P is not None
             y = _attend_by_image(q, kv, image_index_P, mask, p)
@@ -148,7 +149,7 @@ class CrossAttention(nn.Module):
                 attention = (scores if mask is None else scores.masked_fill(~mask, float("-inf"))).softmax(-1)
                 y = (F.dropout(attention, p, self.training) @ v).transpose(1, 2)
             else:
-                y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p).transpose(1, 2)
+                y = attend(q, k, v, mask, p).transpose(1, 2)
         y = F.dropout(self.out(y.reshape(P, L, D)), p, self.training)
         return self.norm(x_PLD + y), attention
 
@@ -168,7 +169,7 @@ def _attend_by_image(
         if len(q):
             q_1HMK = q.reshape(1, -1, H, K).transpose(1, 2)
             mask = None if mask_I11N is None else mask_I11N[image : image + 1]
-            y = F.scaled_dot_product_attention(q_1HMK, kv[None, 0], kv[None, 1], attn_mask=mask, dropout_p=p)
+            y = attend(q_1HMK, kv[None, 0], kv[None, 1], mask, p)
             done.append(y.transpose(1, 2).reshape(-1, L, D))
     return torch.cat(done)[order.argsort()] if done else q_PLD
 

@@ -5,15 +5,30 @@ Shape letters: T texts, L tokens, S tokens with those in a cache, D width.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PretrainedConfig
+from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig, AutoModel, PretrainedConfig
+from transformers.masking_utils import sdpa_mask
 
 from wordregion.errors import CheckpointError
+from wordregion.nn.attention import attend
 from wordregion.nn.cache import BlockCache
 from wordregion.nn.weights import load_backbone, read_weights
+
+ATTENTION = "wordregion"
+"""Name of `attend` among the ways of attention that transformers' models may be told to use."""
+
+
+def _attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float = 0.0, **_: Any
+) -> tuple[Tensor, None]:
+    return attend(query, key, value, mask, dropout).transpose(1, 2), None
+
+
+AttentionInterface.register(ATTENTION, _attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
 class TextEncoder(nn.Module):
@@ -26,7 +41,7 @@ class TextEncoder(nn.Module):
 
     def __init__(self, config: PretrainedConfig, pool: Literal["cls", "mean"] = "cls") -> None:
         super().__init__()
-        config._attn_implementation = "sdpa"
+        config._attn_implementation = ATTENTION
         self.body = AutoModel.from_config(config, add_pooling_layer=False)
         self.width: int = config.hidden_size
         self.vocab_size: int = config.vocab_size
