@@ -8,6 +8,7 @@ from typing import Literal
 from wordregion.data.blank import Blank
 from wordregion.data.collate import Collator
 from wordregion.data.datasets.nlvr2 import Nlvr2
+from wordregion.data.scene_phrases import ScenePhrases
 from wordregion.data.scenes import ScenePairs, Scenes
 from wordregion.data.sentences import SentenceCollator
 from wordregion.data.tokens import Tokenizer
@@ -199,7 +200,9 @@ def _statements(train: Path, val: Path, images: Path, text: str) -> Data:
 
 
 def nlvr_scenes_pretrain(checkpoint: Path | None = None, scenes: int = 200_000) -> Recipe:
-    """Text assignment on the built-in scenes: to which of two pictures does a caption belong? Before `nlvr_scenes`.
+    """Text assignment on the built-in scenes, before `nlvr_scenes`: to which of two pictures does a text belong?
+
+    The texts are phrases of things ("a red circle"), of two things in a relation, and captions.
 
     Args:
         checkpoint: the folder of a run of xvlm_scenes or albef_demo to start from; None = from nothing.
@@ -213,14 +216,14 @@ def nlvr_scenes_pretrain(checkpoint: Path | None = None, scenes: int = 200_000) 
         model=partial(_small, tokenizer.vocab_size, pixels, checkpoint, "assign"),
         task=AssignText(),
         data=Data(
-            train=partial(Scenes, "train", scenes, image_size=pixels),
+            train=partial(ScenePhrases, "train", scenes, image_size=pixels),
             transform=plain,
-            collator=partial(Collator, tokenizer),
+            collator=partial(Collator, tokenizer, texts_per_image=4),
             evaluate=partial(Scenes, "val", 256, image_size=pixels, captions=1),
             eval_transform=plain,
         ),
         optim=AdamW(lr=5e-4, betas=(0.9, 0.98), warmup=50, final=0.1),
-        run=Run(steps=300, batch=64, clip=1.0, workers=1, log_every=10, save_every=300),
+        run=Run(steps=500, batch=32, clip=1.0, workers=1, log_every=10, save_every=500),
         evaluation=partial(evaluate_retrieval, k=0),  # the match head is gone, the contrast is not
     )
 
