@@ -846,17 +846,25 @@ def override(recipe: "Recipe", flags: Any) -> "Recipe":
     return dataclasses.replace(recipe, run=dataclasses.replace(recipe.run, **run), optim=optim)
 
 
+WIDEST = 10_000
+"""Characters of a line that goes to a file: names are never cut there."""
+
+
 def print_metrics(metrics: Mapping[str, float]) -> None:
-    """A table in percent: a row for each way of scoring; a row for each measure, where so many columns do not fit."""
+    """A table in percent: a row for each way of scoring; turned round where that has more than 100 columns."""
     from rich.console import Console
 
     cells = {(way, measure): f"{metrics[name]:.1f}" for name in metrics for way, _, measure in [name.rpartition("/")]}
     ways, measures = (list(dict.fromkeys(key[i] for key in cells)) for i in (0, 1))
-    console = Console(width=None if sys.stdout.isatty() else 100)
-    table = _table(ways, measures, [[cells.get((way, measure), "") for measure in measures] for way in ways])
-    if console.measure(table, options=console.options.update(max_width=10_000)).maximum > console.width:
-        table = _table(measures, ways, [[cells.get((way, measure), "") for way in ways] for measure in measures])
-    console.print(table)
+    tables = (
+        _table(ways, measures, [[cells.get((way, measure), "") for measure in measures] for way in ways]),
+        _table(measures, ways, [[cells.get((way, measure), "") for way in ways] for measure in measures]),
+    )
+    console = Console() if sys.stdout.isatty() else Console(width=WIDEST)
+    room = console.options.update(max_width=WIDEST)
+    widths = [console.measure(table, options=room).maximum for table in tables]
+    fits = widths[0] <= min(console.width, 100)
+    console.print(tables[0] if fits else tables[widths.index(min(widths))])
 
 
 def _table(rows: Sequence[str], columns: Sequence[str], cells: Sequence[Sequence[str]]) -> "Table":
