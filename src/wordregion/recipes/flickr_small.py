@@ -77,7 +77,7 @@ def flickr_small(
 ) -> Recipe:
     """All three losses with distillation on Flickr30k photos: frozen ResNet-50, BERT 6 x 384, two fusion layers.
 
-    The contrast is trained when this begins (`flickr_frozen`), so matching comes first and alone: five sixths of the
+    The contrast is trained when this begins (`flickr_frozen`), so matching comes first and alone: three quarters of the
     steps go to the fusion layers, with easy negatives before hard ones. Then contrast and masked words join.
 
     Args:
@@ -99,18 +99,18 @@ def flickr_small(
         model=partial(_started, weights, start),
         task=Align(
             objectives=(
-                Match(hardness=0.5, ramp_steps=2000),
+                Match(hardness=0.5, ramp_steps=1000),
                 Contrast(same_image_positives=True),
                 MaskedWords(weight=0.1),
             ),
-            first_alone=2000,
+            first_alone=750,
             momentum=0.99,
             queue_size=4096,
-            ramp_steps=2000,
+            ramp_steps=900,
             keep_image_tokens=tokens or True,
             keep_text_states=True,
         ),
-        data=replace(frozen.data, collator=lambda: Collator(tokenizer(), Masking(), texts_per_image=2)),
+        data=replace(frozen.data, collator=lambda: Collator(tokenizer(), Masking(), texts_per_image=3)),
         optim=AdamW(
             lr=2e-4,
             warmup=40,
@@ -118,7 +118,7 @@ def flickr_small(
             lr_scale=(*cross, *new, ("image_proj.", 0.5), ("text_proj.", 0.5), ("temperature", 0.1)),
             freeze=("vision.", "text."),
         ),
-        run=Run(steps=2400, batch=48, precision="bf16", clip=5.0, workers=1, log_every=10, save_every=400),
+        run=Run(steps=1000, batch=32, precision="bf16", clip=5.0, workers=1, log_every=10, save_every=200),
     )
 
 

@@ -139,8 +139,14 @@ def vl_match_flickr_small(
     assert isinstance(base.task, Align)
     learned = (Contrast(same_image_positives=True), Match(hardness=0.5, ramp_steps=300), MaskedWords(weight=0.1))
     task = replace(base.task, objectives=learned, first_alone=0, ramp_steps=300)
-    run = replace(base.run, steps=500, batch=24)
-    base = replace(base, name="vl_match_flickr_small", task=task, run=run)
+    tokenizer = partial(Tokenizer, weights / "bert" / "vocab.txt", max_tokens=20)
+    base = replace(
+        base,
+        name="vl_match_flickr_small",
+        task=task,
+        data=replace(base.data, collator=lambda: Collator(tokenizer(), Masking(), texts_per_image=2)),
+        run=replace(base.run, steps=500, batch=24),
+    )
     return vl_match(base, words, match, negatives, detect, cache)
 
 
