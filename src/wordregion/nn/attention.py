@@ -16,7 +16,8 @@ def attend(
     mask: Bool[Tensor, "#P 1 #L S"] | None = None,
     dropout: float = 0.0,
 ) -> Float[Tensor, "P H L K"]:
-    """Scaled dot-product attention.
+    """Scaled dot-product attention by torch's fused kernel, or by plain operations where half precision is trained on a
+    CPU: the kernel's backward pass takes several times as long there for short texts (`benchmarks/attention.py`).
 
     Args:
         q: queries.
@@ -25,18 +26,12 @@ def attend(
         mask: True where a query may look, somewhere in each row; None = everywhere.
         dropout: rate in [0, 1) on the weights.
     """
-    if not (has_slow_backward(q) and (q.requires_grad or k.requires_grad or v.requires_grad)):
+    trained = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    half = torch.is_autocast_enabled("cpu") or q.dtype in (torch.bfloat16, torch.float16)
+    if not (trained and half and q.device.type == "cpu"):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     weights = F.dropout(scores.softmax(-1, dtype=torch.float32).to(v.dtype), dropout)
     return weights @ v
-
-
-def has_slow_backward(x: Tensor) -> bool:
-    """Whether torch's fused attention had better not be trained through: in half precision on a CPU its backward pass
-    takes several times as long as that of the plain operations (`benchmarks/attention.py`).
-    """
-    half = torch.is_autocast_enabled("cpu") or x.dtype in (torch.bfloat16, torch.float16)
-    return x.device.type == "cpu" and half and torch.is_grad_enabled()

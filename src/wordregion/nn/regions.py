@@ -94,7 +94,6 @@ def encode_views(
         return Views(vision(image_B3HW))
     if not has_local_layers(vision):
         return pool_regions(vision(image_B3HW), box_X4, image_X)
-    vision.fuse_attention(True)
     body: Any = vision.body
     local = min(LOCAL_LAYERS, len(body.blocks) - 1)
     image_BND, before = body.forward_intermediates(

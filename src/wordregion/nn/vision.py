@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from wordregion.nn.attention import has_slow_backward
 from wordregion.nn.weights import load_backbone, read_weights
 
 
@@ -57,7 +56,6 @@ class TimmVision(nn.Module):
         self.name, self.drop_path, self.settings = name, drop_path, settings or {}
         self.subsample_first = subsample_first
         self.image_size = image_size
-        self._fused = True
         self.prefix_tokens = int(getattr(body, "num_prefix_tokens", 0))
         self.channels_last = getattr(body, "output_fmt", "NCHW") == "NHWC" or name.startswith("swin")
         with torch.no_grad():
@@ -80,16 +78,7 @@ class TimmVision(nn.Module):
         """Encodes normalised pixels; position 0 of the result is the summary token."""
         if self.convolutional:
             image_B3HW = image_B3HW.contiguous(memory_format=torch.channels_last)
-        self.fuse_attention(not has_slow_backward(image_B3HW))
         return self.tokens_of(self.body.forward_features(image_B3HW))
-
-    def fuse_attention(self, fused: bool) -> None:
-        """Chooses between torch's fused attention and plain operations, which take no masks of yes and no."""
-        if fused != self._fused:
-            self._fused = fused
-            for part in self.body.modules():
-                if hasattr(part, "fused_attn"):
-                    part.fused_attn = fused
 
     def tokens_of(self, features: Tensor) -> Float[Tensor, "B N D"]:
         """Finished features of the backbone, in its own form, as `forward` returns them."""
