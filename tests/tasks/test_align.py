@@ -176,7 +176,7 @@ def test_kept_image_tokens_change_nothing_and_encode_each_image_once(monkeypatch
 
 def test_kept_image_tokens_of_a_moving_encoder_are_refused():
     task = Align(queue_size=8, keep_image_tokens=True).build(small())
-    with pytest.raises(UsageError, match="frozen encoder"):
+    with pytest.raises(UsageError, match="frozen image encoder"):
         step(task, batch())
 
 
@@ -203,7 +203,7 @@ def test_kept_text_states_change_nothing_and_encode_each_text_once(monkeypatch):
     torch.testing.assert_close(results[0].loss, results[1].loss)
 
 
-def test_a_text_that_comes_twice_in_a_batch_is_encoded_once(monkeypatch):
+def test_a_text_that_comes_twice_in_a_batch_is_encoded_once():
     model = small().eval().requires_grad_(False)
     ids, mask = torch.tensor([[7, 8, 0], [7, 8, 9], [7, 8, 0]]), torch.tensor([[1, 1, 0], [1, 1, 1], [1, 1, 0]]).bool()
     wanted, states = model.encode_text(ids, mask), TextStates(keep=True)
@@ -227,7 +227,7 @@ def test_a_sharded_encoder_keeps_nothing(setting):
 
 def test_kept_text_states_of_a_moving_encoder_are_refused():
     task = Align(queue_size=8, keep_text_states=True).build(small())
-    with pytest.raises(UsageError, match="frozen encoder"):
+    with pytest.raises(UsageError, match="frozen text encoder"):
         step(task, batch())
 
 

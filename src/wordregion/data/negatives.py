@@ -305,10 +305,9 @@ class WithNegatives:
         if own and own["id"] != sample.id:
             problem = f"is {shown(sample.id)}, but false captions were made for {shown(own['id'])}"
             raise DataError(self.where(index), "id", problem, f"Make {self.folder} again: wordregion data neggen")
-        texts = list(sample.texts)
-        negatives = dict(sample.negatives)
+        texts, negatives, made = list(sample.texts), dict(sample.negatives), self.false_captions(index)
         for caption in sample.captions():
-            if false := self.false_captions(index).get(sample.texts[caption], ()):
+            if false := made.get(sample.texts[caption], ()):
                 negatives[caption] = tuple(range(len(texts), len(texts) + len(false)))
                 texts += false
         return replace(sample, texts=tuple(texts), negatives=negatives)

@@ -51,7 +51,7 @@ class ImageTokens:
         """
         if not self.keep:
             return model.encode_image(batch.image)
-        check_kept(model.vision, "keep_image_tokens", "vision")
+        check_kept(model.vision, "keep_image_tokens", "image", "vision")
         keys = [hashlib.blake2b(image.numpy(), digest_size=16).hexdigest() for image in batch.image.cpu()]
         with torch.no_grad():
             files = self._files(model, batch.image.device)
@@ -129,14 +129,14 @@ def _read(path: Path) -> Tensor | None:
         raise CheckpointError(f"{path}: damaged ({error}). Delete it; it is made anew.") from error
 
 
-def check_kept(encoder: nn.Module, setting: str, name: str) -> None:
+def check_kept(encoder: nn.Module, setting: str, kind: str, name: str) -> None:
     """Checks that what an encoder gives may be kept.
 
     Raises:
         UsageError: if it is trained, or sharded: processes that lack other images or texts would wait for each other.
     """
     if not is_frozen(encoder):
-        raise UsageError(f"{setting} needs a frozen encoder. Set freeze=('{name}.',) in AdamW.")
+        raise UsageError(f"{setting} needs a frozen {kind} encoder. Set freeze=('{name}.',) in AdamW.")
     if any(isinstance(part, FSDPModule) for part in encoder.modules()):
         raise UsageError(f"{setting} needs the whole encoder in each process. Choose --parallel ddp.")
 

@@ -43,7 +43,7 @@ class TextStates:
         """
         if not self.keep:
             return model.encode_text(ids_TL, mask_TL)
-        check_kept(model.text, "keep_text_states", "text")
+        check_kept(model.text, "keep_text_states", "text", "text")
         lengths = mask_TL.sum(1).tolist()
         keys = [ids[:length].tobytes() for ids, length in zip(ids_TL.cpu().numpy(), lengths, strict=True)]
         new = {key: row for row, key in enumerate(keys) if row not in passing and key not in self._kept}
