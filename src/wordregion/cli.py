@@ -855,11 +855,7 @@ def print_metrics(metrics: Mapping[str, float]) -> None:
     from rich.console import Console
 
     cells = {(way, measure): f"{metrics[name]:.1f}" for name in metrics for way, _, measure in [name.rpartition("/")]}
-    ways, measures = (list(dict.fromkeys(key[i] for key in cells)) for i in (0, 1))
-    tables = (
-        _table(ways, measures, [[cells.get((way, measure), "") for measure in measures] for way in ways]),
-        _table(measures, ways, [[cells.get((way, measure), "") for way in ways] for measure in measures]),
-    )
+    tables = (_table(cells), _table({(measure, way): value for (way, measure), value in cells.items()}))
     console = Console() if sys.stdout.isatty() else Console(width=WIDEST)
     room = console.options.update(max_width=WIDEST)
     widths = [console.measure(table, options=room).maximum for table in tables]
@@ -867,13 +863,15 @@ def print_metrics(metrics: Mapping[str, float]) -> None:
     console.print(tables[0] if fits else tables[widths.index(min(widths))])
 
 
-def _table(rows: Sequence[str], columns: Sequence[str], cells: Sequence[Sequence[str]]) -> "Table":
+def _table(cells: Mapping[tuple[str, str], str]) -> "Table":
+    """Of values by row and column."""
     from rich import box
     from rich.table import Column, Table
 
+    rows, columns = (list(dict.fromkeys(key[i] for key in cells)) for i in (0, 1))
     table = Table("in %", *(Column(column, justify="right") for column in columns), box=box.SIMPLE)
-    for row, own in zip(rows, cells, strict=True):
-        table.add_row(row, *own)
+    for row in rows:
+        table.add_row(row, *(cells.get((row, column), "") for column in columns))
     return table
 
 

@@ -60,8 +60,7 @@ def test_published_data_become_batches(tmp_path):
     assert sample.images[1].shape == (3, 384, 384)
 
 
-def test_the_scenes_train_from_nothing_and_from_a_run(tmp_path):
-    recipe = nlvr_scenes(statements=8)
+def trained_on_a_batch(recipe):
     model = recipe.model()
     task = recipe.task.build(model)
     loader = StepLoader(recipe.data.train(), recipe.data.transform, recipe.data.collator(), batch=8, seed=0)
@@ -69,6 +68,12 @@ def test_the_scenes_train_from_nothing_and_from_a_run(tmp_path):
     output = task(batch, task.counts(batch))
     output.loss.backward()
     assert torch.isfinite(output.loss)
+    return model
+
+
+def test_the_scenes_train_from_nothing_and_from_a_run(tmp_path):
+    recipe = nlvr_scenes(statements=8)
+    model = trained_on_a_batch(recipe)
     save_model(model, tmp_path)
     again = nlvr_scenes(checkpoint=tmp_path).model()
     assert torch.equal(again.fusion.layers[0].second.cross.q.weight, model.fusion.layers[0].second.cross.q.weight)
@@ -79,13 +84,7 @@ def test_the_scenes_train_from_nothing_and_from_a_run(tmp_path):
 
 def test_on_the_scenes_too_text_assignment_comes_first(tmp_path):
     recipe = nlvr_scenes_pretrain(scenes=8)
-    model = recipe.model()
-    task = recipe.task.build(model)
-    loader = StepLoader(recipe.data.train(), recipe.data.transform, recipe.data.collator(), batch=8, seed=0)
-    batch = next(iter(loader))[0]
-    output = task(batch, task.counts(batch))
-    output.loss.backward()
-    assert torch.isfinite(output.loss)
+    model = trained_on_a_batch(recipe)
     save_model(model, tmp_path)
     then = nlvr_scenes(checkpoint=tmp_path).model()
     assert list(then.heads) == ["nlvr"]
