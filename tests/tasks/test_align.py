@@ -154,23 +154,33 @@ def test_a_frozen_image_encoder_runs_once_for_student_and_teacher(monkeypatch):
     torch.testing.assert_close(task(batch(), task.counts(batch())).loss, expected)
 
 
-def test_kept_image_tokens_change_nothing_and_encode_each_image_once(monkeypatch):
+@pytest.mark.parametrize(
+    ("setting", "frozen", "other", "encode", "calls"),
+    [
+        ("keep_image_tokens", "vision", "text", "encode_image", {False: [4, 4], True: [4]}),
+        # masked copies, drawn anew in each step, are encoded each time
+        ("keep_text_states", "text", "vision", "encode_text", {False: [8, 8], True: [8, 4]}),
+    ],
+)
+def test_what_is_kept_changes_nothing_and_is_encoded_once(monkeypatch, setting, frozen, other, encode, calls):
     results = []
+    data = batch()
+    data.token_mask[1:, 5:] = False
     for keep in (False, True):
         model = small()
-        model.vision.requires_grad_(False)
-        task = Align(queue_size=8, keep_image_tokens=keep).build(model).train()
-        task.model.text.eval()
-        calls = []
-        encode = task.model.encode_image
+        getattr(model, frozen).requires_grad_(False)
+        task = Align(queue_size=8, **{setting: keep}).build(model).train()
+        getattr(task.model, other).eval()
+        seen = []
+        whole = getattr(task.model, encode)
         monkeypatch.setattr(
-            task.model, "encode_image", lambda image, e=encode, c=calls: c.append(len(image)) or e(image)
+            task.model, encode, lambda first, *rest, e=whole, s=seen: s.append(len(first)) or e(first, *rest)
         )
         torch.manual_seed(0)
-        step(task, batch())
+        step(task, data)
         torch.manual_seed(0)
-        results.append(step(task, batch()))
-        assert calls == ([4] if keep else [4, 4])
+        results.append(step(task, data))
+        assert seen == calls[keep]
     torch.testing.assert_close(results[0].loss, results[1].loss)
 
 
@@ -178,29 +188,6 @@ def test_kept_image_tokens_of_a_moving_encoder_are_refused():
     task = Align(queue_size=8, keep_image_tokens=True).build(small())
     with pytest.raises(UsageError, match="frozen image encoder"):
         step(task, batch())
-
-
-def test_kept_text_states_change_nothing_and_encode_each_text_once(monkeypatch):
-    """Masked copies, drawn anew in each step, are encoded each time."""
-    results = []
-    data = batch()
-    data.token_mask[1:, 5:] = False
-    for keep in (False, True):
-        model = small()
-        model.text.requires_grad_(False)
-        task = Align(queue_size=8, keep_text_states=keep).build(model).train()
-        task.model.vision.eval()
-        calls = []
-        encode = task.model.encode_text
-        monkeypatch.setattr(
-            task.model, "encode_text", lambda ids, mask, e=encode, c=calls: c.append(len(ids)) or e(ids, mask)
-        )
-        torch.manual_seed(0)
-        step(task, data)
-        torch.manual_seed(0)
-        results.append(step(task, data))
-        assert calls == ([8, 4] if keep else [8, 8])
-    torch.testing.assert_close(results[0].loss, results[1].loss)
 
 
 def test_a_text_that_comes_twice_in_a_batch_is_encoded_once():
