@@ -9,7 +9,7 @@ from torch import Tensor
 from tests.distributed.fixed import Neighbour, without_dropout
 from wordregion.data.collate import Collator
 from wordregion.nn import pyramid
-from wordregion.objectives import Match, ReplacedWords
+from wordregion.objectives import Contrast, Match, ReplacedWords
 from wordregion.recipes.caption import caption_scenes
 from wordregion.recipes.glip_scenes import glip_scenes
 from wordregion.recipes.nlvr import nlvr_scenes
@@ -48,7 +48,7 @@ def other_recipe(kind: str, batch: int = 4, **run: Any) -> Recipe:
     task, data = recipe.task, recipe.data
     if isinstance(task, Align):
         block = batch // 2 * TEXTS
-        fixed = {Match: {"draw": Neighbour(block)}, ReplacedWords: {"draw": best}}
+        fixed = {Contrast: {"region_weight": 0.5}, Match: {"draw": Neighbour(block)}, ReplacedWords: {"draw": best}}
         objectives = tuple(replace(objective, **fixed.get(type(objective), {})) for objective in task.objectives)  # type: ignore[type-var]
         task = replace(task, objectives=objectives, distill=0.4, ramp_steps=2, momentum=0.9)
         data = replace(data, collator=partial(_with_regions, data.collator))

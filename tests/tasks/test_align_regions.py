@@ -158,7 +158,37 @@ def test_without_a_teacher_the_keys_learn_too():
     torch.testing.assert_close(found, wanted)
 
 
+def test_regions_that_are_apart_are_compared_with_each_other_only():
+    trained = task((Contrast(same_image_positives=True, region_weight=0.25),)).eval()
+    data = batch(*MIXED, (1, RIGHT, 0))  # a region of another image with the words of a caption
+    together = trained(data, trained.counts(data)).loss
+    plain = task((Contrast(same_image_positives=True),), trained.model).eval()
+    apart = []
+    for rows in ([0, 3], [1, 2, 4, 5]):
+        part = batch(*((*MIXED, (1, RIGHT, 0))[row] for row in rows))
+        part.image = data.image
+        apart.append(plain(part, plain.counts(part)).loss)
+    torch.testing.assert_close(together, (2 * apart[0] + 0.25 * 4 * apart[1]) / (2 + 0.25 * 4))
+
+
+def test_a_caption_is_no_positive_of_a_region_that_is_apart():
+    trained = task((Contrast(same_image_positives=True, region_weight=1.0),)).eval()
+    data = batch((0, WHOLE, 0), (0, LEFT, 0), (1, WHOLE, 1), (1, LEFT, 2))  # the caption's words, of a region
+    assert trained(data, trained.counts(data)).loss < 100
+
+
+@pytest.mark.parametrize("texts", [((0, WHOLE, 0), (1, WHOLE, 1)), ((0, LEFT, 0), (0, RIGHT, 1)), ((0, LEFT, 0),)])
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_regions_that_are_apart_may_be_missing_or_alone(texts, weight):
+    trained = task((Contrast(region_weight=weight),)).eval()
+    assert torch.isfinite(run(trained, batch(*texts)).loss)
+
+
 def test_bad_settings_say_what_to_change():
+    with pytest.raises(UsageError, match="the queue doesn't know its regions"):
+        Align((Contrast(region_weight=1.0),), queue_size=8)
+    with pytest.raises(UsageError, match="region_weight=-1 is below 0"):
+        Contrast(region_weight=-1)
     with pytest.raises(UsageError, match="no teacher to distil"):
         Align(momentum=None)
     trained = task((Box(),), albef_tiny(40, 32, width=32, vision_layers=1, text_layers=1, fusion_layers=1, embed=16))

@@ -5,10 +5,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from wordregion.errors import UsageError
 from wordregion.losses.contrast import contrastive_loss, soft_targets
 from wordregion.models.fusion import FusionModel
 from wordregion.nn.fusion import Fused
 from wordregion.objectives.scene import AlignScene, Losses, Pairs, row_range
+
+NEVER = -1e4
+"""Logit of a pair that is not compared: finite, so that a target of zero times its log-probability is zero."""
 
 
 @dataclass(frozen=True)
@@ -20,11 +24,19 @@ class Contrast:
         same_image_positives: every text of the same picture is a positive, in the batch and in the queue (ALBEF's
             retrieval fine-tuning), and of regions every one with the same box or the same words; otherwise only the
             text's own pair is (its pre-training).
+        region_weight: None = texts of regions stand among all others and count as much (X-VLM). A number: they are
+            compared with each other only, texts of whole images likewise, and count this much beside one of those. A
+            phrase such as "a man" fits many images: as a negative of captions it costs more than it teaches.
     """
 
     weight: float = 1.0
     same_image_positives: bool = False
+    region_weight: float | None = None
     wants_masked = False
+
+    def __post_init__(self) -> None:
+        if self.region_weight is not None and self.region_weight < 0:
+            raise UsageError(f"Contrast: region_weight={self.region_weight} is below 0. Give 0 or more, or None.")
 
     def pairs(self, scene: AlignScene) -> Pairs | None:
         """The contrast needs no fusion."""
@@ -32,27 +44,43 @@ class Contrast:
 
     def __call__(self, model: FusionModel, scene: AlignScene, fused: Fused | None) -> Losses:
         """Mean over both directions of the cross-entropy with soft targets."""
-        positives = self._positives(scene)
+        apart = None if self.region_weight is None else scene.is_region[:, None] != scene.key_is_region[None, :]
+        positives = self._positives(scene, apart)
+        weight, texts = self._weights(scene)
         total = scene.image_to_text.new_zeros(())
         for logits, query, keys in (
             (scene.image_to_text, scene.teacher_image_feature, scene.text_keys),
             (scene.text_to_image, scene.teacher_text_feature, scene.image_keys),
         ):
             with torch.no_grad():
-                opinion = query @ keys.T / scene.temperature if scene.distill > 0 else None
+                opinion = _without(query @ keys.T / scene.temperature, apart) if scene.distill > 0 else None
                 targets = soft_targets(positives, opinion, scene.distill)
-            total = total + contrastive_loss(logits, targets).sum()
-        hits = scene.image_to_text.detach().argmax(1) == row_range(scene.offset, scene.texts, positives)
+            total = total + (weight * contrastive_loss(_without(logits, apart), targets)).sum()
+        best = _without(scene.image_to_text.detach(), apart).argmax(1)
+        hits = best == row_range(scene.offset, scene.texts, positives)
         return {
-            "contrast": self.weight * total / (2 * scene.total_texts),
+            "contrast": self.weight * total / (2 * texts),
             "contrast_accuracy": hits.sum() / scene.total_texts,
         }
 
-    def _positives(self, scene: AlignScene) -> Tensor:
+    def _positives(self, scene: AlignScene, apart: Tensor | None) -> Tensor:
         """(T, K), rows sum to 1."""
         if self.same_image_positives:
-            same = scene.same_as_key.float()
+            same = (scene.same_as_key if apart is None else scene.same_as_key & ~apart).float()
             return same / same.sum(1, keepdim=True)
         positives = torch.zeros(scene.texts, len(scene.text_keys), device=scene.text_keys.device)
         positives[row_range(0, scene.texts, positives), row_range(scene.offset, scene.texts, positives)] = 1
         return positives
+
+    def _weights(self, scene: AlignScene) -> tuple[Tensor, Tensor]:
+        """(T,) weight of each text, and their sum over the step, divided by the number of ranks."""
+        if self.region_weight is None:
+            return torch.ones_like(scene.is_region, dtype=torch.float32), scene.total_texts
+        weight = torch.where(scene.is_region, self.region_weight, 1.0)
+        total = scene.total_texts + (self.region_weight - 1) * scene.total_regions
+        return weight, total.clamp(min=1e-12)
+
+
+def _without(logits_TK: Tensor, apart_TK: Tensor | None) -> Tensor:
+    """Logits, so low that they count nothing where two things are not compared."""
+    return logits_TK if apart_TK is None else logits_TK.masked_fill(apart_TK, NEVER)

@@ -81,6 +81,8 @@ class AlignScene:
         wording_id: (T,) identity of each text's words and image.
         key_view_id: (K,) identity of each key's view; negative where unknown.
         key_wording_id: (K,) of each key's words and image; -1 where unknown.
+        is_region: (T,) True where a text describes a region.
+        key_is_region: (K,) True where a key is a region's, False for all of the queue.
         offset: column of the first text of this rank among the keys.
         temperature: () learnable softmax temperature.
         distill: weight of the teacher's opinion in [0, 1].
@@ -115,6 +117,8 @@ class AlignScene:
     wording_id: Tensor
     key_view_id: Tensor
     key_wording_id: Tensor
+    is_region: Tensor
+    key_is_region: Tensor
     offset: int
     temperature: Tensor
     distill: float

@@ -25,27 +25,32 @@ from wordregion.tasks.caption import Caption
 
 
 def xvlm_flickr_small(
-    start: Path = Path("runs/flickr_frozen"),
+    start: Path | None = Path("runs/flickr_frozen"),
     data: Path = Path("data/flickr30k_entities"),
     weights: Path = Path("weights"),
     tokens: Path | None = None,
     regions: int = 3,
+    region_weight: float | None = None,
 ) -> Recipe:
     """X-VLM on captions, phrases and boxes of Flickr30k Entities: frozen ResNet-50 and BERT, two fusion layers.
 
     Measured by the boxes of the validation photos' phrases and by retrieval.
 
     Args:
-        start: run of `flickr_frozen`: its projections are where this one begins.
+        start: run of `flickr_frozen`: its projections are where this one begins; None = from untrained projections, at
+            ten times the rate.
         data: as for `flickr_frozen`.
         weights: as for `flickr_frozen`.
         tokens: as for `flickr_frozen`.
         regions: phrases with boxes drawn of each photo, beside a caption; 0 = the same without regions and box head's
             training, to compare with.
+        region_weight: see `Contrast`.
     """
-    base = flickr_small(start, data, weights, tokens)
+    base = flickr_small(Path(), data, weights, tokens)
     tokenizer = partial(Tokenizer, weights / "bert" / "vocab.txt", max_tokens=20)
-    learned = (Contrast(same_image_positives=True), Match(hardness=0.5, ramp_steps=300), MaskedWords(weight=0.1))
+    contrast = Contrast(same_image_positives=True, region_weight=region_weight)
+    new = () if start else (("image_proj.", 5.0), ("text_proj.", 5.0))
+    learned = (contrast, Match(hardness=0.5, ramp_steps=300), MaskedWords(weight=0.1))
     return replace(
         base,
         name="xvlm_flickr_small",
@@ -64,7 +69,7 @@ def xvlm_flickr_small(
                 regions=regions + 1 if regions else 0,
             ),
         ),
-        optim=replace(base.optim, lr_scale=(("places", 4.0), *base.optim.lr_scale)),
+        optim=replace(base.optim, lr_scale=(("places", 4.0), *new, *base.optim.lr_scale)),
         run=replace(base.run, steps=500, batch=24),
         evaluation=partial(evaluate_several, evaluations=(evaluate_boxes, partial(evaluate_retrieval, k=32)))
         if regions
@@ -107,9 +112,10 @@ def _phrases(data: Path, split: str) -> Dataset:
     return RegionTexts(Flickr30kEntities(data, split))
 
 
-def _located(weights: Path, start: Path) -> FusionModel:
+def _located(weights: Path, start: Path | None) -> FusionModel:
     model = for_boxes(with_places(small_model(weights)))
-    start_from(model, start, new=("places", "heads.match.", "heads.box."))
+    if start is not None:
+        start_from(model, start, new=("places", "heads.match.", "heads.box."))
     return model
 
 

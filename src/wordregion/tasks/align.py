@@ -63,6 +63,10 @@ class Align:
                 raise UsageError(f"Align: {name}={getattr(self, name)} is outside [0, 1]. Choose a value in it.")
         if self.momentum is None and (self.distill or self.queue_size):
             raise UsageError("Align: momentum=None has no teacher to distil or queue. Set distill=0 and queue_size=0.")
+        if self.queue_size and any(isinstance(o, Contrast) and o.region_weight is not None for o in self.objectives):
+            raise UsageError(
+                "Align: the queue doesn't know its regions. Set queue_size=0 for Contrast(region_weight=...)."
+            )
         if min(self.queue_size, self.ramp_steps, self.first_alone) < 0:
             raise UsageError("Align: queue_size, ramp_steps and first_alone must be 0 or more. Correct the recipe.")
 
@@ -192,6 +196,7 @@ class AlignTask(nn.Module):
                 teacher_text_feature = self.teacher.project_text(teacher_text[:texts], mask[:texts]).float()
         keys = [comm.gather(part) for part in (teacher_image_feature, teacher_text_feature)]
         key_id = [comm.gather_no_grad(part) for part in (view_id, wording_id)]
+        is_region = view >= len(batch.image)
         self._features.append((keys[0].detach(), keys[1].detach(), key_id[0]))
 
         @cache
@@ -226,6 +231,10 @@ class AlignTask(nn.Module):
             wording_id=wording_id,
             key_view_id=torch.cat([key_id[0], self.queue.key_id]),
             key_wording_id=torch.cat([key_id[1], torch.full_like(self.queue.key_id, -1)]),
+            is_region=is_region,
+            key_is_region=torch.cat(
+                [comm.gather_no_grad(is_region), torch.zeros_like(self.queue.key_id, dtype=torch.bool)]
+            ),
             offset=comm.rank() * texts,
             temperature=self.model.temperature,
             distill=distill,
