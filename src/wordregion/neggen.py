@@ -94,6 +94,7 @@ class Summary:
         broken: records that could not be read.
         share_dropped: of all candidates, in [0, 1].
         histogram: candidates by probability of matching, in `BARS` equal steps from 0 to 1; empty without a filter.
+        true_histogram: the true captions likewise. A filter that gives them low scores drops nothing that is true.
     """
 
     version: str
@@ -104,6 +105,7 @@ class Summary:
     broken: int
     share_dropped: float
     histogram: tuple[int, ...]
+    true_histogram: tuple[int, ...]
 
 
 def run_neggen(
@@ -211,7 +213,7 @@ def summarise(rows: Sequence[Row], broken: Sequence[str], version: str) -> Summa
     """Counts of a cache."""
     scores = [score for row in rows for score in (*row.kept_scores, *row.dropped_scores)]
     kept, dropped = (sum(len(getattr(row, name)) for row in rows) for name in ("kept", "dropped"))
-    histogram = np.histogram(scores, bins=BARS, range=(0, 1))[0] if scores else np.zeros(0, dtype=int)
+    true_scores = [row.score for row in rows if row.score is not None]
     return Summary(
         version=version,
         captions=len(rows),
@@ -220,8 +222,13 @@ def summarise(rows: Sequence[Row], broken: Sequence[str], version: str) -> Summa
         dropped=dropped,
         broken=len(broken),
         share_dropped=dropped / max(1, kept + dropped),
-        histogram=tuple(int(count) for count in histogram),
+        histogram=_histogram(scores) if true_scores else (),
+        true_histogram=_histogram(true_scores) if true_scores else (),
     )
+
+
+def _histogram(scores: Sequence[float]) -> tuple[int, ...]:
+    return tuple(np.histogram(scores, bins=BARS, range=(0, 1))[0].tolist())
 
 
 def examples(rows: Sequence[Row], count: int = EXAMPLES) -> list[tuple[str, str, float | None, bool]]:
@@ -240,12 +247,15 @@ def write_report(out: Path, summary: Summary, version: dict[str, object], rows: 
     listed = [dict(zip(("true", "false", "score", "kept"), example, strict=True)) for example in picked]
     content = {"summary": asdict(summary), "version": version, "examples": listed}
     (out / "report.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    most = max(summary.histogram, default=0)
+    most, most_true = (max(1, 1, *bars) for bars in (summary.histogram, summary.true_histogram))
     bars = "".join(
-        f"<tr><td>{i / BARS:.2f}</td><td><i style='width:{300 * count / max(1, most):.0f}px'></i></td>"
-        f"<td>{count:,}</td></tr>"
-        for i, count in enumerate(summary.histogram)
+        f"<tr><td>{i / BARS:.2f}</td><td><i style='width:{300 * count / most:.0f}px'></i></td><td>{count:,}</td>"
+        f"<td><i style='width:{300 * true / most_true:.0f}px'></i></td><td>{true:,}</td>"
+        f"<td>{_share_from(summary.histogram, i)}</td><td>{_share_from(summary.true_histogram, i)}</td></tr>"
+        for i, (count, true) in enumerate(zip(summary.histogram, summary.true_histogram, strict=True))
     )
+    columns = "<tr><th>from</th><th>candidates</th><th></th><th>true captions</th><th></th>"
+    columns += "<th>dropped with this threshold</th><th>true captions that it knows</th></tr>"
     table = "".join(
         f"<tr class={'kept' if kept else 'dropped'}><td>{escape(true)}</td><td>{_marked(true, false)}</td>"
         f"<td>{'' if score is None else f'{score:.2f}'}</td><td>{'kept' if kept else 'dropped'}</td></tr>"
@@ -257,7 +267,11 @@ def write_report(out: Path, summary: Summary, version: dict[str, object], rows: 
         f"({100 * summary.share_dropped:.1f} %), {summary.without:,} captions without any, {summary.broken:,} broken "
         f"records; version {summary.version}"
     )
-    scored = f"<h2>Probability of matching, by the filter</h2><table>{bars}</table>" if bars else "<p>No filter.</p>"
+    scored = (
+        f"<h2>Probability of matching, by the filter</h2><table>{columns}{bars}</table>"
+        if bars
+        else "<p>No filter.</p>"
+    )
     (out / "report.html").write_text(
         "<!doctype html><html lang='en'><meta charset='utf-8'><title>False captions</title><style>body{font:15px "
         "sans-serif;max-width:1000px;margin:2em auto}td{padding:2px 10px;vertical-align:top}"
@@ -267,6 +281,11 @@ def write_report(out: Path, summary: Summary, version: dict[str, object], rows: 
         f"<h2>Made with</h2><table>{facts}</table></html>\n",
         encoding="utf-8",
     )
+
+
+def _share_from(histogram: Sequence[int], bar: int) -> str:
+    """The share of a histogram in this bar and above."""
+    return f"{sum(histogram[bar:]) / max(1, sum(histogram)):.1%}"
 
 
 def _marked(true: str, false: str) -> str:

@@ -157,6 +157,7 @@ def test_the_filter_drops_what_it_takes_for_true(lm):
     assert all("cat" in text for row in rows for text in row.dropped)
     assert any(row.dropped for row in rows)
     assert {score for row in rows for score in row.kept_scores} == {0.1}
+    assert [row.score for row in rows] == [0.9 if "cat" in row.text else 0.1 for row in rows]
     assert [row.text for row in rows] == [t for i in range(2) for t in Pets()[i].texts[:2]]  # whole-image captions
     exact = make_rows([(0, Pets()[0])], tagger, lm, lambda s, t: [[0.5 for _ in own] for own in t], NegGen())
     assert not exact[0].kept  # the threshold itself is dropped
@@ -196,20 +197,23 @@ def test_the_report_has_counts_histogram_and_examples(lm, tmp_path, small_files)
     content = json.loads((tmp_path / "c" / "report.json").read_text())
     assert content["summary"]["kept"] == made.kept
     assert sum(made.histogram) == made.kept + made.dropped
+    assert sum(made.true_histogram) == made.captions
     assert made.share_dropped == pytest.approx(made.dropped / (made.kept + made.dropped))
     assert len(content["examples"]) == min(50, made.kept + made.dropped)
     page = (tmp_path / "c" / "report.html").read_text()
     assert content["examples"][0]["true"] in page
+    assert "true captions that it knows" in page
     assert "<script" not in page
 
 
 def test_examples_are_spread_and_both_kept_and_dropped():
-    rows = [Row(i, str(i), f"true {i}", (f"kept {i}",), (0.25,), (f"dropped {i}",), (0.75,)) for i in range(100)]
+    rows = [Row(i, str(i), f"true {i}", (f"kept {i}",), (0.25,), (f"dropped {i}",), (0.75,), 0.97) for i in range(100)]
     picked = examples(rows)
     assert len(picked) == 50
     assert picked[0] == ("true 0", "kept 0", 0.25, True)
     assert picked[-1][0] == "true 98"
-    assert summarise(rows, (), "v").histogram[5] == 100
+    made = summarise(rows, (), "v")
+    assert made.histogram[5] == made.histogram[15] == made.true_histogram[19] == 100
 
 
 def test_samples_carry_the_false_texts_of_their_captions(lm, tmp_path, small_files):

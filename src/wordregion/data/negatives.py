@@ -27,7 +27,7 @@ CHUNK = 64
 REPLACED = ("NOUN", "PROPN", "ADJ")
 MOST_WORDS = 60
 """Longer captions are left alone: a language model would read a part of them only."""
-FORMAT = 1
+FORMAT = 2
 WHAT, COMMAND = "false captions", "data neggen"
 
 Judge = Callable[[Sequence[Sample], Sequence[Sequence[str]]], list[list[float]]]
@@ -71,6 +71,7 @@ class Row:
         kept_scores: their probability of matching; empty without a filter.
         dropped: candidates that the filter takes for true.
         dropped_scores: theirs.
+        score: the true caption's own probability of matching; None without a filter.
     """
 
     index: int
@@ -80,6 +81,7 @@ class Row:
     kept_scores: tuple[float, ...] = ()
     dropped: tuple[str, ...] = ()
     dropped_scores: tuple[float, ...] = ()
+    score: float | None = None
 
 
 def replaceable(text: str, words: Tagged) -> list[tuple[int, int]]:
@@ -159,9 +161,9 @@ def make_rows(
     if judge is None:
         return [replace(row, kept=tuple(own)) for row, own in zip(rows, found, strict=True)]
     texts_of: dict[int, list[str]] = defaultdict(list)
-    for place, own in zip(owner, found, strict=True):
-        texts_of[place] += own
-    asked = [place for place in sorted(texts_of) if texts_of[place]]
+    for row, place, own in zip(rows, owner, found, strict=True):
+        texts_of[place] += [row.text, *own]
+    asked = sorted(texts_of)
     scores = judge([records[place][1] for place in asked], [texts_of[place] for place in asked])
     score_of = {p: dict(zip(texts_of[p], own, strict=True)) for p, own in zip(asked, scores, strict=True)}
     judged = []
@@ -176,6 +178,7 @@ def make_rows(
                 kept_scores=tuple(score for _, score in kept),
                 dropped=tuple(text for text, _ in dropped),
                 dropped_scores=tuple(score for _, score in dropped),
+                score=score_of[place][row.text],
             )
         )
     return judged
@@ -210,6 +213,7 @@ def make_part(
     fields = [
         ("index", pa.int64()), ("id", pa.string()), ("text", pa.string()),
         ("kept", texts), ("kept_scores", scores), ("dropped", texts), ("dropped_scores", scores),
+        ("score", pa.float32()),
     ]  # fmt: skip
     write_part(path, rows, fields, broken)
     return rows
@@ -223,8 +227,20 @@ def read_parts(folder: Path) -> tuple[list[Row], list[str]]:
         DataError: if a file is damaged.
     """
     records, broken = read_records(folder, WHAT, COMMAND)
-    lists = ("kept", "kept_scores", "dropped", "dropped_scores")
-    return [Row(r["index"], r["id"], r["text"], *(tuple(r[name]) for name in lists)) for r in records], broken
+    rows = [
+        Row(
+            index=record["index"],
+            id=record["id"],
+            text=record["text"],
+            kept=tuple(record["kept"]),
+            kept_scores=tuple(record["kept_scores"]),
+            dropped=tuple(record["dropped"]),
+            dropped_scores=tuple(record["dropped_scores"]),
+            score=record.get("score"),  # caches of format 1 have none
+        )
+        for record in records
+    ]
+    return rows, broken
 
 
 class GeneratedContests:
