@@ -14,11 +14,13 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
+from wordregion.cli import find_recipe
 from wordregion.data.loader import StepLoader
-from wordregion.data.tokens import SPECIAL
+from wordregion.data.tokens import SPECIAL, Masking
 from wordregion.engine.optim import freeze, parameter_groups
 from wordregion.errors import CheckpointError, UsageError
 from wordregion.models.store import save_model
+from wordregion.objectives import Match, ReplacedWords
 from wordregion.recipes.flickr_small import flickr_frozen, flickr_small
 from wordregion.recipes.xvlm_small import caption_flickr_small, xvlm_flickr_small
 from wordregion.tasks.image_tokens import encoder_name
@@ -185,6 +187,31 @@ def test_phrases_and_boxes_join_the_captions_and_a_captioner_starts_there(places
     (batch,) = next(iter(loader))
     task.train()(batch, task.counts(batch)).loss.backward()
     assert task.model.fusion.layers[0].cross.kv.weight.grad.abs().sum() > 0
+
+
+def test_regions_may_begin_untrained_at_a_higher_rate(places, tmp_path: Path) -> None:
+    save_model(flickr_frozen(*places).model(), tmp_path)
+    rates = []
+    for start in (tmp_path, None):
+        recipe = xvlm_flickr_small(start, *places, region_weight=0.1)
+        model = recipe.model()
+        freeze(model, recipe.optim)
+        of = {id(p): group["lr_scale"] for group in parameter_groups(model, recipe.optim) for p in group["params"]}
+        rates.append([of[id(part)] for part in (model.image_proj.weight, model.text_proj.weight, model.places)])
+        assert recipe.task.objectives[0].region_weight == 0.1
+    assert rates == [[0.5, 0.5, 4.0], [5.0, 5.0, 4.0]]
+
+
+def test_the_example_of_vl_matchs_open_settings_sets_them(places, tmp_path: Path) -> None:
+    file = Path(__file__).parents[2] / "examples" / "vl_match" / "unknowns.py"
+    settings = {"detect": 5.0, "temperature": 0.5, "mask_rate": 0.3, "negatives": 2}
+    recipe = find_recipe(f"{file}:unknowns")(tmp_path, *places, **settings)
+    words = next(o for o in recipe.task.objectives if isinstance(o, ReplacedWords))
+    match = next(o for o in recipe.task.objectives if isinstance(o, Match))
+    collator = recipe.data.collator()
+    assert (words.weight / words.generator_weight, words.temperature) == (5.0, 0.5)
+    assert (match.generated, collator.negatives) == (2, 2)
+    assert collator.masking == Masking(0.3, mask=1.0, random=0.0)
 
 
 def test_missing_weights_are_named(tmp_path: Path) -> None:
