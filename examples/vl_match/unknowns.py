@@ -6,11 +6,9 @@ What each of them does is measured in docs/vl_match.md.
 """
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-from wordregion.data.collate import Collator
-from wordregion.data.tokens import Masking, Tokenizer
+from wordregion.data.tokens import Masking
 from wordregion.objectives import ReplacedWords
 from wordregion.recipes.recipe import Recipe
 from wordregion.recipes.vl_match import vl_match_flickr_small
@@ -46,13 +44,10 @@ def unknowns(
     objectives = tuple(
         replace(o, temperature=temperature) if isinstance(o, ReplacedWords) else o for o in base.task.objectives
     )
-    masking = Masking(mask_rate, mask=1.0, random=0.0)
-    tokenizer = partial(Tokenizer, weights / "bert" / "vocab.txt", max_tokens=20)
+    collator, masking = base.data.collator, Masking(mask_rate, mask=1.0, random=0.0)
     return replace(
         base,
         name="unknowns",
         task=replace(base.task, objectives=objectives),
-        data=replace(
-            base.data, collator=lambda: Collator(tokenizer(), masking, texts_per_image=2, negatives=negatives)
-        ),
+        data=replace(base.data, collator=lambda: replace(collator(), masking=masking)),
     )

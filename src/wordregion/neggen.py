@@ -247,7 +247,7 @@ def write_report(out: Path, summary: Summary, version: dict[str, object], rows: 
     listed = [dict(zip(("true", "false", "score", "kept"), example, strict=True)) for example in picked]
     content = {"summary": asdict(summary), "version": version, "examples": listed}
     (out / "report.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    most, most_true = (max(1, 1, *bars) for bars in (summary.histogram, summary.true_histogram))
+    most, most_true = (max((1, *bars)) for bars in (summary.histogram, summary.true_histogram))
     bars = "".join(
         f"<tr><td>{i / BARS:.2f}</td><td><i style='width:{300 * count / most:.0f}px'></i></td><td>{count:,}</td>"
         f"<td><i style='width:{300 * true / most_true:.0f}px'></i></td><td>{true:,}</td>"

@@ -227,19 +227,8 @@ def read_parts(folder: Path) -> tuple[list[Row], list[str]]:
         DataError: if a file is damaged.
     """
     records, broken = read_records(folder, WHAT, COMMAND)
-    rows = [
-        Row(
-            index=record["index"],
-            id=record["id"],
-            text=record["text"],
-            kept=tuple(record["kept"]),
-            kept_scores=tuple(record["kept_scores"]),
-            dropped=tuple(record["dropped"]),
-            dropped_scores=tuple(record["dropped_scores"]),
-            score=record.get("score"),  # caches of format 1 have none
-        )
-        for record in records
-    ]
+    lists = ("kept", "kept_scores", "dropped", "dropped_scores")
+    rows = [Row(**{**record, **{name: tuple(record[name]) for name in lists}}) for record in records]
     return rows, broken
 
 
