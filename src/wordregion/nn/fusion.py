@@ -7,7 +7,8 @@ The same blocks decode from left to right, as a language model that sees the ima
 looked at, and with a cache of the tokens so far.
 
 Shape letters: P pairs, L text tokens, S text tokens with those in the cache, I images, N image tokens, D text width,
-V image width, H heads, K head width.
+V image width, H heads, K head width. States without padding have a row a token (P = all real tokens, L = 1); their T
+texts of Q tokens stay padded where the tokens of a text look at each other.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from wordregion.nn.attention import attend
 from wordregion.nn.cache import BlockCache
+from wordregion.nn.packing import Packing
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,24 +66,29 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width, eps)
 
-    def project(self, x_PLD: Float[Tensor, "P L D"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, each (P, H, L, K)."""
-        P, L, D = x_PLD.shape
-        q, k, v = self.qkv(x_PLD).view(P, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
+    def project(self, x_PLD: Float[Tensor, "P L D"], packing: Packing | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each (T, H, Q, K)."""
+        qkv = self.qkv(x_PLD)
+        if packing is not None:
+            qkv = packing.pad(qkv)
+        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return q, k, v
 
     def attend(
         self,
         x_PLD: Float[Tensor, "P L D"],
-        q_PHLK: Float[Tensor, "P H L K"],
-        k_PHSK: Float[Tensor, "P H S K"],
-        v_PHSK: Float[Tensor, "P H S K"],
-        mask: Bool[Tensor, "P 1 #L S"],
+        q_THQK: Float[Tensor, "T H Q K"],
+        k_THSK: Float[Tensor, "T H S K"],
+        v_THSK: Float[Tensor, "T H S K"],
+        mask: Bool[Tensor, "T 1 #Q S"],
+        packing: Packing | None = None,
     ) -> Float[Tensor, "P L D"]:
         """States after attention to S tokens; `mask` is True where a token may be looked at."""
         p = self.dropout if self.training else 0.0
-        y = attend(q_PHLK, k_PHSK, v_PHSK, mask, p)
-        y = F.dropout(self.out(y.transpose(1, 2).reshape(x_PLD.shape)), p, self.training)
+        y = attend(q_THQK, k_THSK, v_THSK, mask, p).transpose(1, 2).flatten(2)
+        if packing is not None:
+            y = packing.pack(y)
+        y = F.dropout(self.out(y), p, self.training)
         return self.norm(x_PLD + y)
 
 
@@ -204,30 +211,32 @@ class FusionBlock(nn.Module):
     def forward(
         self,
         x_PLD: Float[Tensor, "P L D"],
-        mask: Bool[Tensor, "P L"] | Bool[Tensor, "P 1 #L S"],
+        mask: Bool[Tensor, "T S"] | Bool[Tensor, "T 1 #Q S"],
         image_INV: Float[Tensor, "I N V"],
         image_index_P: Int[Tensor, "P"] | None,
         want_attention: bool = False,
         image_mask_IN: Bool[Tensor, "I N"] | None = None,
         cache: BlockCache | None = None,
         shared: SharedTokens | None = None,
+        packing: Packing | None = None,
     ) -> tuple[Float[Tensor, "P L D"], Float[Tensor, "P H L N"] | None]:
         """States of the text tokens, and the cross-attention weights if wanted.
 
         Args:
             x_PLD: states; with a cache, those of the new tokens only.
-            mask: True at real tokens (P, L), or which of all tokens each token may look at (P, 1, L or 1, S).
+            mask: True at real tokens (T, S), or which of all tokens each token may look at (T, 1, Q or 1, S).
             image_INV: image tokens; not read again once the cache has their keys and values.
             image_index_P: image of each pair; None = pairs are ordered by image, equally many for each.
             want_attention: whether to return the cross-attention weights.
             image_mask_IN: which image tokens may be looked at; None = all.
             cache: takes in the new tokens.
             shared: which image tokens repeat others; None = none.
+            packing: of the states, if they come without padding (R, 1, D); then `image_index_P` has R entries.
         """
-        q, k, v = self.attention.project(x_PLD)
+        q, k, v = self.attention.project(x_PLD, packing)
         if cache is not None:
             k, v = cache.extend(k, v)
-        x_PLD = self.attention.attend(x_PLD, q, k, v, mask if mask.ndim == 4 else mask[:, None, None, :])
+        x_PLD = self.attention.attend(x_PLD, q, k, v, mask if mask.ndim == 4 else mask[:, None, None, :], packing)
         kv = None if cache is None else cache.image
         if kv is None:
             kv = self.cross.keys_values(image_INV, shared)
@@ -302,6 +311,9 @@ class FusionEncoder(nn.Module):
     ) -> Fused:
         """Fuses P pairs.
 
+        Training on a CPU leaves padding out (`Packing`), so that a phrase costs less than a caption; `Fused.hidden` is
+        0 there.
+
         Args:
             text_PLD: text states of each pair.
             mask_PL: True at real tokens.
@@ -311,13 +323,28 @@ class FusionEncoder(nn.Module):
             image_mask_IN: True at the image tokens that a text may look at, for regions; None = all.
             shared: which image tokens repeat others, for regions; None = none.
         """
-        attention = None
+        attention, packing = None, None
         x = text_PLD
+        if self.training and attention_layer is None and not (x.is_cuda or torch.compiler.is_compiling()):
+            packing = Packing.of(mask_PL)
+        if packing is not None:
+            if image_index_P is None:
+                image_index_P = torch.arange(len(image_INV)).repeat_interleave(len(x) // len(image_INV))
+            x, image_index_P = packing.pack(x), image_index_P[packing.text]
         for index, layer in enumerate(self.layers):
             x, weights = layer(
-                x, mask_PL, image_INV, image_index_P, index == attention_layer, image_mask_IN, shared=shared
+                x,
+                mask_PL,
+                image_INV,
+                image_index_P,
+                index == attention_layer,
+                image_mask_IN,
+                shared=shared,
+                packing=packing,
             )
             attention = attention if weights is None else weights
+        if packing is not None:
+            x = packing.pad(x)
         return Fused(x, x[:, 0], attention)
 
 

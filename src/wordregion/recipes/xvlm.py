@@ -108,7 +108,7 @@ def xvlm_scenes(scenes: int = 200_000) -> Recipe:
             eval_transform=plain,
         ),
         optim=AdamW(lr=2e-3, betas=(0.9, 0.98), warmup=50, final=0.01, lr_scale=(("temperature", 0.02),)),
-        run=Run(steps=1000, batch=32, clip=1.0, workers=1, log_every=10, save_every=500),
+        run=Run(steps=700, batch=32, clip=1.0, workers=1, log_every=10, save_every=500),
         evaluation=evaluate_boxes,
     )
 
