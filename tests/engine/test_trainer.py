@@ -15,6 +15,7 @@ from torch import nn
 
 from tests.distributed.job import state_of, tiny_recipe
 from wordregion.data.scenes import Scenes
+from wordregion.engine import trainer
 from wordregion.engine.checkpoint import checkpoints
 from wordregion.engine.trainer import Interrupt, train
 from wordregion.errors import CheckpointError, DataError, UsageError, WordregionError
@@ -152,10 +153,21 @@ def test_accumulation_equals_the_big_batch(tmp_path: Path) -> None:
         torch.testing.assert_close(states[1][name], value, atol=1e-5, rtol=0)
 
 
-def test_bf16_is_close_to_fp32(tmp_path: Path) -> None:
+def test_bf16_is_close_to_fp32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "has_bf16", lambda device: True)  # slow here or not
     results = [train(tiny_recipe(fixed=4, steps=5, precision=p), tmp_path / p) for p in ("fp32", "bf16")]
     assert results[1].metrics["loss"] == pytest.approx(results[0].metrics["loss"], rel=0.02)
+    assert results[1].metrics["loss"] != results[0].metrics["loss"]
     assert all(parameter.dtype == torch.float32 for parameter in results[1].task.parameters())
+
+
+def test_a_device_without_bf16_trains_in_fp32_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(trainer, "has_bf16", lambda device: False)
+    results = [train(tiny_recipe(fixed=4, steps=2, precision=p), tmp_path / p) for p in ("fp32", "bf16")]
+    assert results[1].metrics["loss"] == results[0].metrics["loss"]
+    assert "training in fp32" in "".join(capsys.readouterr())
 
 
 def test_activation_checkpointing_changes_nothing(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ class Run:
         steps: optimiser steps.
         batch: images a step over all processes and micro-batches.
         accumulate: micro-batches a step.
-        precision: ``fp32``, or ``bf16`` = autocast to bfloat16 with float32 weights.
+        precision: ``fp32``, or ``bf16`` = autocast to bfloat16 with float32 weights, where the device has it; a CPU
+            without is told so and trains in float32.
         parallel: over several processes: ``none`` | ``ddp`` | ``fsdp`` (everything sharded).
         compile: torch.compile each block.
         checkpoint_activations: recompute the student's blocks in the backward pass to save memory.

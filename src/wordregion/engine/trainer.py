@@ -25,6 +25,7 @@ from wordregion.engine import checkpoint, optim
 from wordregion.engine.logs import Log
 from wordregion.engine.memory import peak_gigabytes
 from wordregion.engine.plateau import Validation
+from wordregion.engine.precision import has_bf16
 from wordregion.errors import CheckpointError, DataError, UsageError, WordregionError
 from wordregion.models import store
 from wordregion.recipes.recipe import Recipe, resolved
@@ -112,6 +113,8 @@ def train(recipe: Recipe, out: Path, resume: bool = False) -> TrainResult:
     start, counters, record = 0, {"skipped": 0, "seen": 0}, resolved(recipe)
     measured: Any = ()
     notes: list[str] = []
+    if run.precision == "bf16" and not has_bf16(device):
+        notes.append("this CPU computes bf16 far slower than fp32: training in fp32")
     if resume:
         facts = checkpoint.read_facts(found[-1])
         _must_continue(found[-1], facts["recipe"], record)
@@ -272,7 +275,9 @@ class Loop:
             )
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        if self.recipe.run.precision == "bf16":  # no cache: it would keep sharded weights gathered
+        if self.recipe.run.precision == "bf16" and has_bf16(
+            self.device
+        ):  # no cache: it would keep sharded weights gathered
             return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False)
         return nullcontext()
 
