@@ -10,6 +10,7 @@ from torch import Tensor
 
 from wordregion.models.generate import Limits, beam_search
 from wordregion.nn.decoder import AnswerDecoder
+from wordregion.nn.few_rows import FewRows
 
 ROWS_AT_ONCE = 4096
 """Predicted tokens whose distributions over the vocabulary exist at the same time: bounds memory."""
@@ -103,8 +104,9 @@ class _AnswerWriter:
 
     def __call__(self, new: Tensor) -> Tensor:
         real = torch.ones_like(new, dtype=torch.bool)
-        hidden = self.decoder(new, real, self.question, self.mask, cache=self.cache)
-        return self.decoder.head(hidden[:, -1]).float()
+        with FewRows():
+            hidden = self.decoder(new, real, self.question, self.mask, cache=self.cache)
+            return self.decoder.head(hidden[:, -1]).float()
 
     def keep(self, rows: Tensor) -> None:
         self.cache.keep(rows)

@@ -14,6 +14,7 @@ from torch import Tensor
 from wordregion.errors import UsageError
 from wordregion.models.fusion import FusionModel
 from wordregion.nn.cache import Cache
+from wordregion.nn.few_rows import FewRows
 from wordregion.nn.fusion import FusionEncoder
 from wordregion.nn.heads import MaskHead
 
@@ -74,7 +75,8 @@ class CaptionWriter:
 
     def __call__(self, new_CM: Int[Tensor, "C M"]) -> Float[Tensor, "C W"]:
         """Logits of what follows, given the tokens that were not given yet."""
-        return self.head(caption_states(self.model, new_CM, self.image, cache=self.cache)[:, -1]).float()
+        with FewRows():
+            return self.head(caption_states(self.model, new_CM, self.image, cache=self.cache)[:, -1]).float()
 
     def keep(self, rows_C: Int[Tensor, "C"]) -> None:
         """Takes these rows as the new captions; they stay ordered by image."""
