@@ -195,9 +195,10 @@ class AlignTask(nn.Module):
                 teacher_image_feature = self.teacher.project_image(teacher_views.tokens)[view].float()
                 teacher_text_feature = self.teacher.project_text(teacher_text[:texts], mask[:texts]).float()
         keys = [comm.gather(part) for part in (teacher_image_feature, teacher_text_feature)]
-        key_id = [comm.gather_no_grad(part) for part in (view_id, wording_id)]
         is_region = view >= len(batch.image)
-        self._features.append((keys[0].detach(), keys[1].detach(), key_id[0]))
+        known = torch.stack([view_id, wording_id, is_region.to(view_id.dtype)], dim=1)
+        key_view_id, key_wording_id, key_is_region = comm.gather_no_grad(known).unbind(1)
+        self._features.append((keys[0].detach(), keys[1].detach(), key_view_id))
 
         @cache
         def teacher_masked_states() -> Tensor:
@@ -229,12 +230,10 @@ class AlignTask(nn.Module):
             text_keys=torch.cat([keys[1], self.queue.text]),
             view_id=view_id,
             wording_id=wording_id,
-            key_view_id=torch.cat([key_id[0], self.queue.key_id]),
-            key_wording_id=torch.cat([key_id[1], torch.full_like(self.queue.key_id, -1)]),
+            key_view_id=torch.cat([key_view_id, self.queue.key_id]),
+            key_wording_id=torch.cat([key_wording_id, torch.full_like(self.queue.key_id, -1)]),
             is_region=is_region,
-            key_is_region=torch.cat(
-                [comm.gather_no_grad(is_region), torch.zeros_like(self.queue.key_id, dtype=torch.bool)]
-            ),
+            key_is_region=torch.cat([key_is_region, torch.zeros_like(self.queue.key_id)]).bool(),
             offset=comm.rank() * texts,
             temperature=self.model.temperature,
             distill=distill,
