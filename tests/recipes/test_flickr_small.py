@@ -2,6 +2,7 @@
 
 import json
 import tarfile
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from wordregion.engine.optim import freeze, parameter_groups
 from wordregion.errors import CheckpointError, UsageError
 from wordregion.models.store import save_model
 from wordregion.objectives import Match, ReplacedWords
-from wordregion.recipes.flickr_small import flickr_frozen, flickr_small
+from wordregion.recipes.flickr_small import flickr_frozen, flickr_small, flickr_tuned
 from wordregion.recipes.xvlm_small import caption_flickr_small, xvlm_flickr_small
 from wordregion.tasks.image_tokens import encoder_name
 
@@ -139,6 +140,40 @@ def test_photos_are_encoded_once_for_all_runs_that_share_a_folder(places, tmp_pa
     task = recipe.task.build(model).train()
     with pytest.raises(CheckpointError, match=r"damaged.*Delete it"):
         task(batch, task.counts(batch))
+
+
+def test_the_last_stage_learns_from_kept_maps_as_from_the_photos(places, tmp_path: Path) -> None:
+    results = []
+    for keep in (False, tmp_path, tmp_path):
+        torch.manual_seed(0)
+        recipe = flickr_tuned(*places)
+        model = recipe.model()
+        freeze(model, recipe.optim)
+        moving = {name.split(".layer4.")[0] for name, value in model.named_parameters() if value.requires_grad}
+        assert moving == {
+            "vision.body",
+            *(f"{t}_proj.{p}" for t in ("image", "text") for p in ("weight", "bias")),
+            "temperature",
+        }
+        task = replace(recipe.task, keep_image_tokens=keep).build(model).train()
+        seen: list[int] = []
+        model.vision.body.layer1.register_forward_hook(lambda part, given, made, s=seen: s.append(len(made)))
+        loader = StepLoader(recipe.data.train(), recipe.data.transform, recipe.data.collator(), batch=3, seed=0)
+        steps, losses = iter(loader), []
+        for _ in range(2):
+            (batch,) = next(steps)
+            loss = task(batch, task.counts(batch)).loss
+            loss.backward()
+            losses.append(loss.item())
+            with torch.no_grad():
+                for value in model.vision.body.layer4.parameters():
+                    value -= 0.01 * value.grad
+        results.append((losses, sum(seen)))
+    (plain, every), (kept, once), (found, never) = results
+    assert (every, once, never) == (6, 3, 0)
+    assert plain == pytest.approx(kept, abs=1e-5)
+    assert kept == found
+    assert plain[0] != pytest.approx(plain[1], abs=1e-4)  # the stage above the maps has moved
 
 
 def test_other_weights_find_no_tokens_of_theirs(places, tmp_path: Path) -> None:

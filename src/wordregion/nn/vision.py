@@ -1,17 +1,22 @@
 """timm backbones as sequences of tokens.
 
-Shape letters: B images, N tokens (the first is the summary), D width, H and W pixels.
+Shape letters: B images, N tokens (the first is the summary), D width, H and W pixels, C channels and S side of a map.
 """
 
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from jaxtyping import Float
+from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 from wordregion.nn.weights import load_backbone, read_weights
+
+RESNET = ("conv1", "bn1", "act1", "maxpool", "layer1", "layer2", "layer3", "layer4")
+"""The parts of timm's ResNet in the order in which they run."""
 
 
 class TimmVision(nn.Module):
@@ -79,6 +84,27 @@ class TimmVision(nn.Module):
         if self.convolutional:
             image_B3HW = image_B3HW.contiguous(memory_format=torch.channels_last)
         return self.tokens_of(self.body.forward_features(image_B3HW))
+
+    def frozen_stages(self) -> list[nn.Module]:
+        """The parts of a ResNet that run before the first trained one; none of another backbone."""
+        return list(takewhile(lambda part: not any(p.requires_grad for p in part.parameters()), self._stages()))
+
+    def lower(self, image_B3HW: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C S S"]:
+        """What `frozen_stages` make of normalised pixels; `upper` goes on from there to what `forward` returns."""
+        x = image_B3HW.contiguous(memory_format=torch.channels_last)
+        for part in self.frozen_stages():
+            x = part(x)
+        return x
+
+    def upper(self, map_BCSS: Float[Tensor, "B C S S"]) -> Float[Tensor, "B N D"]:
+        """Tokens out of what `lower` returned."""
+        x = map_BCSS.contiguous(memory_format=torch.channels_last)
+        for part in self._stages()[len(self.frozen_stages()) :]:
+            x = part(x)
+        return self.tokens_of(x)
+
+    def _stages(self) -> list[nn.Module]:
+        return [getattr(self.body, name) for name in RESNET] if isinstance(self.body, ResNet) else []
 
     def tokens_of(self, features: Tensor) -> Float[Tensor, "B N D"]:
         """Finished features of the backbone, in its own form, as `forward` returns them."""

@@ -11,7 +11,7 @@ from wordregion.recipes.caption import (
     caption_scenes_cider,
 )
 from wordregion.recipes.entailment import entail_scenes, entail_snli_ve
-from wordregion.recipes.flickr_small import flickr_frozen, flickr_small
+from wordregion.recipes.flickr_small import flickr_frozen, flickr_small, flickr_tuned
 from wordregion.recipes.glip import glip_coco, glip_large, glip_tiny, glip_tiny_a
 from wordregion.recipes.glip_scenes import glip_scenes, glip_scenes_adapt
 from wordregion.recipes.glip_small import glip_flickr_small, glip_student_small
@@ -49,6 +49,7 @@ BUILTIN: dict[str, Callable[..., Recipe]] = {
     "albef_demo": albef_demo,
     "albef_4m": albef_4m,
     "flickr_frozen": flickr_frozen,
+    "flickr_tuned": flickr_tuned,
     "flickr_small": flickr_small,
     "glip_tiny_a": glip_tiny_a,
     "glip_tiny": glip_tiny,

@@ -30,8 +30,9 @@ class ImageTokens:
 
     With `keep`, every picture is encoded once and its tokens stay in memory (pictures x N x V values, on the encoder's
     device, in its precision), found again by its pixels, whichever records show it. It needs a frozen encoder, and
-    saves work only where the transform draws nothing. The tokens are no part of a checkpoint: a resumed run encodes
-    anew, unless they are kept in a folder, where later runs with the same encoder and precision find them.
+    saves work only where the transform draws nothing. Of a ResNet whose last stages are trained, the map before them
+    is kept. What is kept is no part of a checkpoint: a resumed run encodes anew, unless it lies in a folder, where
+    later runs with the same encoder and precision find it.
 
     Args:
         keep: False = encode every time, True = keep in memory, a folder = there as well, a file a picture.
@@ -47,14 +48,22 @@ class ImageTokens:
         """Tokens by the student.
 
         Raises:
-            UsageError: if tokens are kept and the student's image encoder is trained or sharded.
+            UsageError: if tokens are kept and the student's image encoder is sharded, or trained from its first layer.
         """
         if not self.keep:
             return model.encode_image(batch.image)
-        check_kept(model.vision, "keep_image_tokens", "image", "vision")
+        lower = model.vision.frozen_stages() if not is_frozen(model.vision) else []
+        if not lower:
+            check_kept(model.vision, "keep_image_tokens", "image", "vision")
+        kept = self._fixed(model, batch, lower)
+        return model.vision.upper(kept) if lower else kept
+
+    def _fixed(self, model: FusionModel, batch: Batch, lower: list[nn.Module]) -> Tensor:
+        """Tokens of a frozen encoder, or the maps of its frozen stages `lower`."""
+        encode = model.vision.lower if lower else model.encode_image
         keys = [hashlib.blake2b(image.numpy(), digest_size=16).hexdigest() for image in batch.image.cpu()]
         with torch.no_grad():
-            files = self._files(model, batch.image.device)
+            files = self._files(nn.ModuleList(lower) if lower else model.vision, batch.image.device)
             new: dict[str, int] = {}
             for row, key in enumerate(keys):
                 if key in self._kept or key in new:
@@ -67,21 +76,21 @@ class ImageTokens:
             order = list(new.values())
             for begin in range(0, len(order), AT_ONCE):
                 rows = order[begin : begin + AT_ONCE]
-                for row, tokens in zip(rows, model.encode_image(batch.image[rows]), strict=True):
+                for row, tokens in zip(rows, encode(batch.image[rows]), strict=True):
                     self._kept[keys[row]] = tokens.clone()
                     if files is not None:
                         with draft_of(files / f"{keys[row]}.safetensors") as draft:
                             save_file({"tokens": tokens.detach().cpu().contiguous()}, draft)
             return torch.stack([self._kept[key] for key in keys])
 
-    def _files(self, model: FusionModel, device: torch.device) -> Path | None:
+    def _files(self, encoder: nn.Module, device: torch.device) -> Path | None:
         """Where the tokens of this encoder in this precision lie; None if they are not kept in a folder."""
         if self._folder is None:
             return None
         if self._own is None:
             half = torch.is_autocast_enabled(device.type)
             precision = torch.get_autocast_dtype(device.type) if half else torch.float32
-            self._own = self._folder / f"{encoder_name(model.vision)}-{str(precision).removeprefix('torch.')}"
+            self._own = self._folder / f"{encoder_name(encoder)}-{str(precision).removeprefix('torch.')}"
             self._own.mkdir(parents=True, exist_ok=True)
         return self._own
 
