@@ -44,7 +44,7 @@ def main() -> None:
     print(f"torch {torch.__version__}, {given.threads} threads; milliseconds of forward and backward")
     for kind in ("captions", "a caption and three phrases each", "0 %", "5 %", "10 %", "15 %", "20 %", "30 %", "50 %"):
         mask = torch.arange(given.longest) < lengths_of(kind, given.pairs, given.longest)[:, None]
-        ways = {"left out": 0.0, "computed": 1.0}
+        ways = {"left out": -1.0, "computed": 1.0}
         seconds: dict[str, list[float]] = {way: [] for way in ways}
         for _ in range(given.repeats + 1):
             for way, share in ways.items():

@@ -30,6 +30,7 @@ def test_texts_with_little_padding_stay_as_they_are() -> None:
     little = torch.ones(3, 4, dtype=torch.bool)
     little[0, 3] = False
     assert Packing.of(little) is None
+    assert Packing.of(little[:0]) is None
 
 
 @pytest.mark.parametrize("regions", [False, True])

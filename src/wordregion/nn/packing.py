@@ -33,7 +33,7 @@ class Packing:
         """The packing of texts whose real tokens the mask marks; None where there is too little padding."""
         row = mask_PL.flatten().nonzero().flatten()
         texts, length = mask_PL.shape
-        if len(row) > (1 - WORTH_IT) * texts * length:
+        if len(row) >= (1 - WORTH_IT) * texts * length:
             return None
         return cls(row, row // length, texts, length)
 
