@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import AutoConfig, AutoModel
 
 from wordregion.cli import find_recipe
@@ -174,6 +175,9 @@ def test_the_last_stage_learns_from_kept_maps_as_from_the_photos(places, tmp_pat
     assert plain == pytest.approx(kept, abs=1e-5)
     assert kept == found
     assert plain[0] != pytest.approx(plain[1], abs=1e-4)  # the stage above the maps has moved
+    model.vision.__class__ = type("Sharded", (FSDPModule, type(model.vision)), {})
+    with pytest.raises(UsageError, match="keep_image_tokens needs the whole encoder"):
+        task(batch, task.counts(batch))
 
 
 def test_other_weights_find_no_tokens_of_theirs(places, tmp_path: Path) -> None:

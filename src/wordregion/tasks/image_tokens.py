@@ -53,8 +53,7 @@ class ImageTokens:
         if not self.keep:
             return model.encode_image(batch.image)
         lower = model.vision.frozen_stages() if not is_frozen(model.vision) else []
-        if not lower:
-            check_kept(model.vision, "keep_image_tokens", "image", "vision")
+        check_kept(model.vision, "keep_image_tokens", "image", "vision", partly=bool(lower))
         kept = self._fixed(model, batch, lower)
         return model.vision.upper(kept) if lower else kept
 
@@ -138,13 +137,13 @@ def _read(path: Path) -> Tensor | None:
         raise CheckpointError(f"{path}: damaged ({error}). Delete it; it is made anew.") from error
 
 
-def check_kept(encoder: nn.Module, setting: str, kind: str, name: str) -> None:
-    """Checks that what an encoder gives may be kept.
+def check_kept(encoder: nn.Module, setting: str, kind: str, name: str, partly: bool = False) -> None:
+    """Checks that what an encoder gives, or `partly` what its first parts give, may be kept.
 
     Raises:
         UsageError: if it is trained, or sharded: processes that lack other images or texts would wait for each other.
     """
-    if not is_frozen(encoder):
+    if not (partly or is_frozen(encoder)):
         raise UsageError(f"{setting} needs a frozen {kind} encoder. Set freeze=('{name}.',) in AdamW.")
     if any(isinstance(part, FSDPModule) for part in encoder.modules()):
         raise UsageError(f"{setting} needs the whole encoder in each process. Choose --parallel ddp.")
