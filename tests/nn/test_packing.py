@@ -63,6 +63,18 @@ def test_training_without_padding_is_training_with_it(
     torch.testing.assert_close(packed_gradients, padded_gradients, rtol=0, atol=1e-11)
 
 
+def test_compiled_blocks_get_padded_texts() -> None:
+    """They attend with keys and values copied for every row: packed, for every token."""
+    torch.manual_seed(0)
+    fusion = FusionEncoder(width=8, image_width=6, layers=2, heads=2, dropout=0.0).train()
+    given = torch.randn(5, 7, 8), mask(), torch.randn(3, 4, 6), torch.tensor([2, 0, 2, 2, 0])
+    packed = fusion(*given).hidden
+    fusion.layers[0].compile(backend="eager")
+    padded = fusion(*given).hidden
+    assert padded[~mask()].abs().min() > 0
+    torch.testing.assert_close(padded[mask()], packed[mask()])
+
+
 def test_prediction_keeps_the_states_at_padding() -> None:
     torch.manual_seed(0)
     fusion = FusionEncoder(width=8, image_width=6, layers=1, heads=2).eval()

@@ -113,8 +113,6 @@ def train(recipe: Recipe, out: Path, resume: bool = False) -> TrainResult:
     start, counters, record = 0, {"skipped": 0, "seen": 0}, resolved(recipe)
     measured: Any = ()
     notes: list[str] = []
-    if run.precision == "bf16" and not has_bf16(device):
-        notes.append("this CPU computes bf16 far slower than fp32: training in fp32")
     if resume:
         facts = checkpoint.read_facts(found[-1])
         _must_continue(found[-1], facts["recipe"], record)
@@ -185,6 +183,9 @@ class Loop:
         self.device, self.log, self.counters, self.interrupt = device, log, counters, interrupt
         self.validation = validation
         self.window, self.shown = Window(), 0
+        self.half = recipe.run.precision == "bf16" and has_bf16(device)
+        if recipe.run.precision == "bf16" and not self.half:
+            log.say("this CPU computes bf16 far slower than fp32: training in fp32")
 
     def run(
         self, loader: StepLoader, start: int, save: Callable[[int], Any]
@@ -275,9 +276,7 @@ class Loop:
             )
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        if self.recipe.run.precision == "bf16" and has_bf16(
-            self.device
-        ):  # no cache: it would keep sharded weights gathered
+        if self.half:  # no cache: it would keep sharded weights gathered
             return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False)
         return nullcontext()
 

@@ -36,5 +36,5 @@ def turned(x: Float[Tensor, "*rows K"], weight: Float[Tensor, "M K"], bias: Tens
 
 
 def _pays(x: Tensor) -> bool:
-    plain = not (x.is_cuda or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"))
-    return plain and 1 < x.numel() // x.shape[-1] <= FEW
+    special = x.is_cuda or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
+    return not (special or torch.is_grad_enabled()) and 1 < x.numel() // x.shape[-1] <= FEW

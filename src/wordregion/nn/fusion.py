@@ -142,7 +142,7 @@ class CrossAttention(nn.Module):
             # Every image has the same number of texts, in order: its texts form one long query, nothing is copied.
             q = q.view(images, -1, H, K).transpose(1, 2)
             y = attend(q, kv[:, 0], kv[:, 1], mask, p).transpose(1, 2)
-        elif not (want_attention or x_PLD.is_cuda or torch.compiler.is_compiling()):
+        elif not want_attention and _image_by_image(x_PLD):
             assert image_index_P is not None
             y = _attend_by_image(q, kv, image_index_P, mask, p)
         else:
@@ -159,6 +159,11 @@ class CrossAttention(nn.Module):
                 y = attend(q, k, v, mask, p).transpose(1, 2)
         y = F.dropout(self.out(y.reshape(P, L, D)), p, self.training)
         return self.norm(x_PLD + y), attention
+
+
+def _image_by_image(x: Tensor) -> bool:
+    """Whether `_attend_by_image` is the way here: on a CPU, unless the code is being compiled."""
+    return not (x.is_cuda or torch.compiler.is_compiling())
 
 
 def _attend_by_image(
@@ -325,11 +330,14 @@ class FusionEncoder(nn.Module):
         """
         attention, packing = None, None
         x = text_PLD
-        if self.training and attention_layer is None and not (x.is_cuda or torch.compiler.is_compiling()):
+        whole = attention_layer is None and all(layer._compiled_call_impl is None for layer in self.layers)
+        if self.training and whole and _image_by_image(x):  # else keys and values would be copied for every token
             packing = Packing.of(mask_PL)
         if packing is not None:
             if image_index_P is None:
-                image_index_P = torch.arange(len(image_INV)).repeat_interleave(len(x) // len(image_INV))
+                image_index_P = torch.arange(len(image_INV), device=x.device).repeat_interleave(
+                    len(x) // len(image_INV)
+                )
             x, image_index_P = packing.pack(x), image_index_P[packing.text]
         for index, layer in enumerate(self.layers):
             x, weights = layer(
