@@ -200,6 +200,18 @@ def test_a_text_that_comes_twice_in_a_batch_is_encoded_once():
     torch.testing.assert_close(states(model, ids[:1, :2], mask[:1, :2]), found[:1, :2])
 
 
+def test_short_texts_are_not_encoded_at_the_length_of_long_ones(monkeypatch):
+    model = small().eval().requires_grad_(False)
+    length = torch.tensor([3, 8] * 32)
+    ids, mask = torch.randint(5, 40, (64, 8)), torch.arange(8) < length[:, None]
+    ids[:, 0], ids[:, 1] = torch.arange(64) % 8, torch.arange(64) // 8  # no two alike
+    wanted, seen, encode = model.encode_text(ids, mask), [], model.encode_text
+    monkeypatch.setattr(model, "encode_text", lambda i, m: seen.append(tuple(i.shape)) or encode(i, m))
+    found = TextStates(keep=True)(model, ids, mask, passing=range(40, 64))
+    assert sorted(seen) == [(16, 3), (16, 3), (16, 8), (16, 8)]
+    torch.testing.assert_close(found[mask], wanted[mask])
+
+
 @pytest.mark.parametrize("setting", ["keep_image_tokens", "keep_text_states"])
 def test_a_sharded_encoder_keeps_nothing(setting):
     """Processes that lack other texts would wait for each other."""

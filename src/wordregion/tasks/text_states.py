@@ -3,6 +3,8 @@
 Shape letters: T texts, L tokens, D text width.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -11,6 +13,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from wordregion.models.fusion import FusionModel
 from wordregion.tasks.image_tokens import check_kept
+
+GROUPS = 4
+"""Texts of similar length are encoded together, in at most so many parts: each is padded to its own longest."""
+LEAST = 16
+"""Texts worth a part of their own."""
 
 
 class TextStates:
@@ -48,11 +55,15 @@ class TextStates:
         keys = [ids[:length].tobytes() for ids, length in zip(ids_TL.cpu().numpy(), lengths, strict=True)]
         new = {key: row for row, key in enumerate(keys) if row not in passing and key not in self._kept}
         rows = [*new.values(), *passing]
+        rows.sort(key=lengths.__getitem__)
         own = {}
-        if rows:
+        together = max(LEAST, math.ceil(len(rows) / GROUPS))
+        for begin in range(0, len(rows), together):
+            part = rows[begin : begin + together]
+            length = lengths[part[-1]]
             with torch.no_grad():
-                states = model.encode_text(ids_TL[rows], mask_TL[rows])
-            own = {row: found[: lengths[row]] for row, found in zip(rows, states, strict=True)}
+                states = model.encode_text(ids_TL[part, :length], mask_TL[part, :length])
+            own |= {row: found[: lengths[row]] for row, found in zip(part, states, strict=True)}
         self._kept |= {key: own[row].clone() for key, row in new.items()}
         found = [own[row] if row in passing else self._kept[key] for row, key in enumerate(keys)]
         return F.pad(pad_sequence(found, batch_first=True), (0, 0, 0, ids_TL.shape[1] - max(lengths)))
