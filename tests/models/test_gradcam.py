@@ -147,6 +147,23 @@ def test_similarity_maps_of_a_cnn_point_at_the_cell_that_holds_the_text():
     assert (maps >= 0).all()
 
 
+@pytest.mark.parametrize("size", [64, 128])
+def test_similarity_maps_of_a_cnn_by_hand_also_of_pictures_larger_than_its_own(size):
+    torch.manual_seed(0)
+    model = albef_tiny_conv(50, image_size=64, width=64, embed=16).eval()
+    pixels, index = torch.randn(2, 3, size, size), torch.tensor([1, 0, 1])
+    text = F.normalize(torch.randn(3, 16), dim=-1)
+    maps = similarity_maps(model, pixels, text, index)
+    assert maps.shape == (3, size // 8, size // 8)
+    for pair, image in enumerate(index):
+        cells = model.encode_image(pixels[image : image + 1]).detach()[0, 1:].requires_grad_()
+        score = F.cosine_similarity(model.image_proj(cells.mean(0)), text[pair], dim=0) / model.temperature
+        (gradient,) = torch.autograd.grad(score, cells)
+        expected = (cells * gradient.mean(0)).sum(1).clamp(min=0).detach()
+        assert expected.max() > 0
+        torch.testing.assert_close(maps[pair].flatten(), expected)
+
+
 def test_layers_out_of_range_and_the_published_one(model):
     pixels, ids, mask, index = inputs()
     image, hidden = encode(model, pixels, ids, mask)

@@ -18,7 +18,7 @@ from wordregion.errors import UsageError
 from wordregion.models.fusion import FusionModel
 
 PAIRS_AT_ONCE = 16
-"""Pairs whose pass through the image encoder (ViT) or copy of its grid (CNN) is held at a time."""
+"""Pairs whose pass through the image encoder (ViT) is held at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +133,13 @@ def similarity_maps(
     Raises:
         UsageError: if there is no such layer, or the backbone has neither a [CLS] nor a mean as its summary.
     """
-    text, parts = text_PE.detach(), torch.arange(len(text_PE), device=text_PE.device).split(PAIRS_AT_ONCE)
+    text = text_PE.detach()
     if model.vision.prefix_tokens:
+        parts = torch.arange(len(text), device=text.device).split(PAIRS_AT_ONCE)
         return torch.cat([_vit_maps(model, image_I3HW[image_index_P[rows]], text[rows], layer) for rows in parts])
     with torch.no_grad():
-        grid_INV = model.encode_image(image_I3HW)[:, 1:]
-    return torch.cat([_cnn_maps(model, grid_INV[image_index_P[rows]], text[rows]) for rows in parts])
+        image_INV = model.encode_image(image_I3HW)
+    return _mean_maps(model, image_INV, text, image_index_P)
 
 
 @torch.enable_grad()
@@ -150,12 +151,18 @@ def _vit_maps(model: FusionModel, image_P3HW: Tensor, text_PE: Tensor, layer: in
     return _as_grid((weight.detach()[:, :, 0, prefix:] * gradient[:, :, 0, prefix:].clamp(min=0)).mean(1))
 
 
-@torch.enable_grad()
-def _cnn_maps(model: FusionModel, grid_PNV: Tensor, text_PE: Tensor) -> Tensor:
-    grid = grid_PNV.requires_grad_()
-    tokens = torch.cat([grid.mean(1, keepdim=True), grid], dim=1)
-    (gradient,) = torch.autograd.grad(_similarity(model, tokens, text_PE).sum(), grid)
-    return _as_grid((grid.detach() * gradient.mean(1, keepdim=True)).sum(-1).clamp(min=0))
+def _mean_maps(model: FusionModel, image_INV: Tensor, text_PE: Tensor, image_index_P: Tensor) -> Tensor:
+    # the summary is the mean of the cells, so every cell has the same gradient: a share of the summary's
+    with torch.enable_grad():
+        summary = image_INV[image_index_P, :1].requires_grad_()
+        (gradient,) = torch.autograd.grad(_similarity(model, summary, text_PE).sum(), summary)
+    grid_INV = image_INV[:, 1:]
+    weight_PV = gradient[:, 0] / grid_INV.shape[1]
+    maps_PN = weight_PV.new_empty(len(weight_PV), grid_INV.shape[1])
+    for image in image_index_P.unique().tolist():
+        rows = image_index_P == image
+        maps_PN[rows] = weight_PV[rows] @ grid_INV[image].T
+    return _as_grid(maps_PN.clamp(min=0))
 
 
 def _similarity(model: FusionModel, image_PNV: Tensor, text_PE: Tensor) -> Tensor:

@@ -25,20 +25,19 @@ from wordregion.tasks.caption import Caption
 
 
 def xvlm_flickr_small(
-    start: Path | None = Path("runs/flickr_frozen"),
+    start: Path | None = None,
     data: Path = Path("data/flickr30k_entities"),
     weights: Path = Path("weights"),
     tokens: Path | None = None,
     regions: int = 3,
-    region_weight: float | None = None,
+    region_weight: float | None = 0.1,
 ) -> Recipe:
     """X-VLM on captions, phrases and boxes of Flickr30k Entities: frozen ResNet-50 and BERT, two fusion layers.
 
     Measured by the boxes of the validation photos' phrases and by retrieval.
 
     Args:
-        start: run of `flickr_frozen`: its projections are where this one begins; None = from untrained projections, at
-            ten times the rate.
+        start: None = from untrained projections, at ten times the rate; a run of `flickr_frozen` = from its projections.
         data: as for `flickr_frozen`.
         weights: as for `flickr_frozen`.
         tokens: as for `flickr_frozen`.
@@ -50,7 +49,7 @@ def xvlm_flickr_small(
     tokenizer = partial(Tokenizer, weights / "bert" / "vocab.txt", max_tokens=20)
     contrast = Contrast(same_image_positives=True, region_weight=region_weight)
     new = () if start else (("image_proj.", 5.0), ("text_proj.", 5.0))
-    learned = (contrast, Match(hardness=0.5, ramp_steps=300), MaskedWords(weight=0.1))
+    learned = (contrast, Match(hardness=0.5, ramp_steps=1000), MaskedWords(weight=0.1))
     return replace(
         base,
         name="xvlm_flickr_small",
@@ -70,7 +69,7 @@ def xvlm_flickr_small(
             ),
         ),
         optim=replace(base.optim, lr_scale=(("places", 4.0), *new, *base.optim.lr_scale)),
-        run=replace(base.run, steps=500, batch=24),
+        run=replace(base.run, steps=600, batch=24),
         evaluation=partial(evaluate_several, evaluations=(evaluate_boxes, partial(evaluate_retrieval, k=32)))
         if regions
         else partial(evaluate_retrieval, k=32),
