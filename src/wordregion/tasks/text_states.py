@@ -54,8 +54,7 @@ class TextStates:
         lengths = mask_TL.sum(1).tolist()
         keys = [ids[:length].tobytes() for ids, length in zip(ids_TL.cpu().numpy(), lengths, strict=True)]
         new = {key: row for row, key in enumerate(keys) if row not in passing and key not in self._kept}
-        rows = [*new.values(), *passing]
-        rows.sort(key=lengths.__getitem__)
+        rows = sorted([*new.values(), *passing], key=lengths.__getitem__)
         own = {}
         together = max(LEAST, math.ceil(len(rows) / GROUPS))
         for begin in range(0, len(rows), together):
