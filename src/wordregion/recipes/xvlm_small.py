@@ -37,7 +37,7 @@ def xvlm_flickr_small(
     Measured by the boxes of the validation photos' phrases and by retrieval.
 
     Args:
-        start: None = from untrained projections, at ten times the rate; a run of `flickr_frozen` = from its projections.
+        start: None = from untrained projections, at ten times the rate; a run of `flickr_frozen` = from its own.
         data: as for `flickr_frozen`.
         weights: as for `flickr_frozen`.
         tokens: as for `flickr_frozen`.
