@@ -55,7 +55,7 @@ class TextStates:
         keys = [ids[:length].tobytes() for ids, length in zip(ids_TL.cpu().numpy(), lengths, strict=True)]
         new = {key: row for row, key in enumerate(keys) if row not in passing and key not in self._kept}
         rows = sorted([*new.values(), *passing], key=lengths.__getitem__)
-        own = {}
+        own: dict[int, Tensor] = {}
         together = max(LEAST, math.ceil(len(rows) / GROUPS))
         for begin in range(0, len(rows), together):
             part = rows[begin : begin + together]
