@@ -48,7 +48,8 @@ def other_recipe(kind: str, batch: int = 4, **run: Any) -> Recipe:
     task, data = recipe.task, recipe.data
     if isinstance(task, Align):
         block = batch // 2 * TEXTS
-        fixed = {Contrast: {"region_weight": 0.5}, Match: {"draw": Neighbour(block)}, ReplacedWords: {"draw": best}}
+        apart = {"region_weight": 0.5}
+        fixed = {Contrast: apart, Match: {"draw": Neighbour(block), **apart}, ReplacedWords: {"draw": best}}
         objectives = tuple(replace(objective, **fixed.get(type(objective), {})) for objective in task.objectives)  # type: ignore[type-var]
         task = replace(task, objectives=objectives, distill=0.4, ramp_steps=2, momentum=0.9)
         data = replace(data, collator=partial(_with_regions, data.collator))

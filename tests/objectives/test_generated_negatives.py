@@ -61,8 +61,11 @@ def test_without_generated_texts_it_is_itm_bit_by_bit(generated):
         assert ours is None or torch.equal(ours, theirs)
 
 
-def test_all_negatives_of_a_text_weigh_as_much_as_itms_two(monkeypatch):
-    task, data = task_with(generated=3), batch()
+@pytest.mark.parametrize("region_weight", [None, 0.25])
+def test_all_negatives_of_a_text_weigh_as_much_as_itms_two(monkeypatch, region_weight):
+    task, data = task_with(generated=3, region_weight=region_weight), batch()
+    if region_weight is not None:
+        describe_regions(data, [0, 2])
     seen = {}
     head = task.model.heads["match"]
     forward = head.forward
@@ -75,9 +78,18 @@ def test_all_negatives_of_a_text_weigh_as_much_as_itms_two(monkeypatch):
     ).tolist()
     # Text 0 has 2 + 3 negatives, text 2 has 2 + 1, the others 2.
     share = [2 / 5, 1, 2 / 3, 1]
-    expected = sum(losses[:4]) + sum(losses[4 + t] * share[t] + losses[8 + t] * share[t] for t in range(4))
-    expected += sum(losses[12 + f] * share[t] for f, t in enumerate((0, 0, 0, 2)))
-    assert float(output.loss.detach()) == pytest.approx(expected / 12, rel=1e-5)
+    each = [1, 1, 1, 1] if region_weight is None else [region_weight, 1, region_weight, 1]
+    expected = sum(each[t] * (losses[t] + (losses[4 + t] + losses[8 + t]) * share[t]) for t in range(4))
+    expected += sum(each[t] * losses[12 + f] * share[t] for f, t in enumerate((0, 0, 0, 2)))
+    assert float(output.loss.detach()) == pytest.approx(expected / (3 * sum(each)), rel=1e-5)
+
+
+def describe_regions(data, texts):
+    """Gives these texts a box each."""
+    data.grounding_text = torch.tensor(texts)
+    data.box_grounding = torch.arange(len(texts))
+    data.grounding_tokens = torch.ones(len(texts), 8, dtype=torch.bool)
+    data.box = torch.tensor([[0.0, 0.0, 0.5, 1.0]]).repeat(len(texts), 1)
 
 
 def test_no_more_than_asked_for_are_used():

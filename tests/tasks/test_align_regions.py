@@ -184,11 +184,63 @@ def test_regions_that_are_apart_may_be_missing_or_alone(texts, weight):
     assert torch.isfinite(run(trained, batch(*texts)).loss)
 
 
+def test_negatives_of_a_region_that_is_apart_are_regions_and_of_an_image_images():
+    allowed = []
+    trained = task((Match(region_weight=1.0, draw=lambda weights: allowed.append(weights > 0) or weights.argmax(1)),))
+    data = batch(*MIXED)
+    pairs = trained.settings.objectives[0].pairs(scene_of(data))
+    region = torch.tensor([box is not None for _, box, _ in MIXED])
+    same_kind = region[:, None] == region[None, :]
+    expected = same_kind & ~torch.eye(len(MIXED), dtype=torch.bool)
+    assert len(allowed) == 2
+    assert all(torch.equal(found, expected) for found in allowed)
+    own, bad_image, bad_text = pairs.image.chunk(3)
+    assert torch.equal(bad_image >= 2, region)  # two images, then their regions
+    assert torch.equal(region[pairs.row.chunk(3)[2]], region)
+    assert torch.equal(own, bad_text)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.25])
+def test_matching_of_regions_that_are_apart_weighs_less(weight):
+    match = Match(region_weight=weight, draw=lambda weights: weights.argmax(1))
+    trained = task((match,)).eval()
+    data = batch(*MIXED, (1, RIGHT, 0))
+    scene = trained._scene(data, trained.counts(data))
+    pairs = match.pairs(scene)
+    fused = trained.model.fuse(
+        scene.text[pairs.row], scene.text_mask[pairs.row], scene.image, pairs.image, None, scene.image_mask
+    )
+    labels = torch.zeros(18, dtype=torch.long)
+    labels[:6] = 1
+    losses = torch.nn.functional.cross_entropy(trained.model.heads["match"](fused.cls), labels, reduction="none")
+    per_text = losses.view(3, 6).sum(0)
+    captions, regions = per_text[[0, 3]].sum(), per_text[[1, 2, 4, 5]].sum()
+    loss = trained(data, trained.counts(data)).loss
+    torch.testing.assert_close(loss, (captions + weight * regions) / (3 * (2 + weight * 4)))
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ((0, WHOLE, 0), (1, WHOLE, 1)),
+        ((0, LEFT, 0), (0, RIGHT, 1)),
+        ((0, LEFT, 0),),
+        ((0, WHOLE, 0), (0, LEFT, 1)),  # one of each kind: no negative
+    ],
+)
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_matching_of_regions_that_are_apart_may_be_without_negatives(texts, weight):
+    trained = task((Match(region_weight=weight),)).eval()
+    assert torch.isfinite(run(trained, batch(*texts)).loss)
+
+
 def test_bad_settings_say_what_to_change():
     with pytest.raises(UsageError, match="the queue doesn't know its regions"):
         Align((Contrast(region_weight=1.0),), queue_size=8)
     with pytest.raises(UsageError, match="region_weight=-1 is below 0"):
         Contrast(region_weight=-1)
+    with pytest.raises(UsageError, match="Match: region_weight=-1 is below 0"):
+        Match(region_weight=-1)
     with pytest.raises(UsageError, match="no teacher to distil"):
         Align(momentum=None)
     trained = task((Box(),), albef_tiny(40, 32, width=32, vision_layers=1, text_layers=1, fusion_layers=1, embed=16))

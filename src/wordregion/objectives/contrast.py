@@ -5,11 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wordregion.errors import UsageError
 from wordregion.losses.contrast import contrastive_loss, soft_targets
 from wordregion.models.fusion import FusionModel
 from wordregion.nn.fusion import Fused
-from wordregion.objectives.scene import AlignScene, Losses, Pairs, row_range
+from wordregion.objectives.scene import AlignScene, Losses, Pairs, check_region_weight, row_range
 
 NEVER = -1e4
 """Logit of a pair that is not compared: finite, so that a target of zero times its log-probability is zero."""
@@ -35,8 +34,7 @@ class Contrast:
     wants_masked = False
 
     def __post_init__(self) -> None:
-        if self.region_weight is not None and self.region_weight < 0:
-            raise UsageError(f"Contrast: region_weight={self.region_weight} is below 0. Give 0 or more, or None.")
+        check_region_weight("Contrast", self.region_weight)
 
     def pairs(self, scene: AlignScene) -> Pairs | None:
         """The contrast needs no fusion."""
@@ -44,9 +42,9 @@ class Contrast:
 
     def __call__(self, model: FusionModel, scene: AlignScene, fused: Fused | None) -> Losses:
         """Mean over both directions of the cross-entropy with soft targets."""
-        apart = None if self.region_weight is None else scene.is_region[:, None] != scene.key_is_region[None, :]
+        apart = None if self.region_weight is None else scene.other_kind
         positives = self._positives(scene, apart)
-        weight, texts = self._weights(scene)
+        weight, texts = scene.weights(self.region_weight)
         total = scene.image_to_text.new_zeros(())
         for logits, query, keys in (
             (scene.image_to_text, scene.teacher_image_feature, scene.text_keys),
@@ -71,14 +69,6 @@ class Contrast:
         positives = torch.zeros(scene.texts, len(scene.text_keys), device=scene.text_keys.device)
         positives[row_range(0, scene.texts, positives), row_range(scene.offset, scene.texts, positives)] = 1
         return positives
-
-    def _weights(self, scene: AlignScene) -> tuple[Tensor, Tensor]:
-        """(T,) weight of each text, and their sum over the step, divided by the number of ranks."""
-        if self.region_weight is None:
-            return torch.ones_like(scene.is_region, dtype=torch.float32), scene.total_texts
-        weight = torch.where(scene.is_region, self.region_weight, 1.0)
-        total = scene.total_texts + (self.region_weight - 1) * scene.total_regions
-        return weight, total.clamp(min=1e-12)
 
 
 def _without(logits_TK: Tensor, apart_TK: Tensor | None) -> Tensor:

@@ -13,7 +13,7 @@ from wordregion.errors import UsageError
 from wordregion.mining import Draw, draw_one, hard_negatives
 from wordregion.models.fusion import FusionModel
 from wordregion.nn.fusion import Fused
-from wordregion.objectives.scene import AlignScene, Losses, Pairs, row_range
+from wordregion.objectives.scene import AlignScene, Losses, Pairs, check_region_weight, row_range
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,9 @@ class Match:
         hardness: how much the negatives resemble the truth: they are drawn from the softmax of hardness x ITC logits; 1
             as published, 0 = uniformly. Small data learns nothing from negatives that its contrast can't tell apart.
         ramp_steps: steps over which the hardness rises linearly from 0: easy negatives first. 0 as published.
+        region_weight: None = regions stand among all views and count as much (X-VLM). A number: negatives are of the
+            same kind, regions for regions and images for images, and a region's text counts this much beside an
+            image's. What is easily told apart teaches little: among all views most negatives of a caption are regions.
         generated: most generated false texts of each text to use; 0 = ITM, otherwise FG-ITM.
         draw: how negatives are drawn from row weights; exchangeable for tests.
     """
@@ -39,6 +42,7 @@ class Match:
     weight: float = 1.0
     hardness: float = 1.0
     ramp_steps: int = 0
+    region_weight: float | None = None
     generated: int = 0
     draw: Draw = field(default=draw_one, repr=False)
     wants_masked = False
@@ -49,14 +53,16 @@ class Match:
         for name in ("generated", "ramp_steps"):
             if getattr(self, name) < 0:
                 raise UsageError(f"Match: {name}={getattr(self, name)} is below 0. Give 0 for none.")
+        check_region_weight("Match", self.region_weight)
 
     def pairs(self, scene: AlignScene) -> Pairs:
         """Positives; then (hard image, text); then (image, hard text); then (image, generated text)."""
         own = row_range(0, scene.texts, scene.text)
         image_of = scene.view
         hardness = self.hardness * (min(1.0, scene.step / self.ramp_steps) if self.ramp_steps else 1.0)
-        bad_image, _ = hard_negatives(scene.local(scene.text_to_image), scene.same, self.draw, hardness)
-        bad_text, _ = hard_negatives(scene.local(scene.image_to_text), scene.same, self.draw, hardness)
+        never = self._never(scene)
+        bad_image, _ = hard_negatives(scene.local(scene.text_to_image), never, self.draw, hardness)
+        bad_text, _ = hard_negatives(scene.local(scene.image_to_text), never, self.draw, hardness)
         row, image = [own, own, bad_text], [image_of, image_of[bad_image], image_of]
         if self.generated:
             text, number = self._generated(scene)
@@ -70,19 +76,24 @@ class Match:
         logits = model.heads["match"](fused.cls).float()
         labels = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
         labels[: scene.texts] = 1
-        counted = (~scene.same).any(1).repeat(3)
+        counted = (~self._never(scene)).any(1).repeat(3)
         counted[: scene.texts] = True
+        each, texts = scene.weights(self.region_weight)
         losses = F.cross_entropy(logits, labels, reduction="none")
         right = logits.detach().argmax(1) == labels
         mined = 3 * scene.texts
         hits = {"match_accuracy": (right[:mined] & counted).sum() / (3 * scene.total_texts)}
         if not self.generated:
-            return {"match": self.weight * (losses * counted).sum() / (3 * scene.total_texts), **hits}
+            return {"match": self.weight * (losses * counted * each.repeat(3)).sum() / (3 * texts), **hits}
         text, _ = self._generated(scene)
-        share = self._share(text, counted[-scene.texts :])
-        weight = torch.cat([counted[: scene.texts].float(), (counted[scene.texts :] * share.repeat(2)), share[text]])
+        share = each * self._share(text, counted[-scene.texts :])
+        weight = torch.cat([each, counted[scene.texts :] * share.repeat(2), share[text]])
         hits["generated_accuracy"] = right[mined:].sum() / scene.total_negatives.clamp(min=1e-12)
-        return {"match": self.weight * (losses * weight).sum() / (3 * scene.total_texts), **hits}
+        return {"match": self.weight * (losses * weight).sum() / (3 * texts), **hits}
+
+    def _never(self, scene: AlignScene) -> Tensor:
+        """(T, T) True where one is no negative of the other."""
+        return scene.same if self.region_weight is None else scene.same | scene.local(scene.other_kind)
 
     def _generated(self, scene: AlignScene) -> tuple[Tensor, Tensor]:
         """(F,) true text and number of the false texts to use: the first `generated` of each true one."""

@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from wordregion.errors import UsageError
 from wordregion.models.fusion import FusionModel
 from wordregion.nn.fusion import Fused, SharedTokens
 from wordregion.schema import Batch, Regions
@@ -167,6 +168,21 @@ class AlignScene:
         """(T, T) the same for the texts of this micro-batch among each other."""
         return self.local(self.same_as_key)
 
+    @cached_property
+    def other_kind(self) -> Tensor:
+        """(T, K) True where one of text and key describes a region, the other a whole image."""
+        return self.is_region[:, None] != self.key_is_region[None, :]
+
+    def weights(self, region_weight: float | None) -> tuple[Tensor, Tensor]:
+        """(T,) weight of each text: `region_weight` of a region's (None = 1), 1 of an image's; and their total.
+
+        The total is () over the step's micro-batches and ranks, divided by the number of ranks.
+        """
+        if region_weight is None:
+            return torch.ones_like(self.is_region, dtype=torch.float32), self.total_texts
+        weight = torch.where(self.is_region, region_weight, 1.0)
+        return weight, (self.total_texts + (region_weight - 1) * self.total_regions).clamp(min=1e-12)
+
     def local(self, logits_TK: Tensor) -> Tensor:
         """(T, T) the columns of this micro-batch's own texts."""
         return logits_TK[:, self.offset : self.offset + self.texts]
@@ -175,3 +191,13 @@ class AlignScene:
 def row_range(start: int, count: int, like: Tensor) -> Tensor:
     """``start .. start + count - 1`` on the device of `like`."""
     return torch.arange(start, start + count, device=like.device)
+
+
+def check_region_weight(objective: str, region_weight: float | None) -> None:
+    """Checks an objective's setting of that name.
+
+    Raises:
+        UsageError: if it is below 0.
+    """
+    if region_weight is not None and region_weight < 0:
+        raise UsageError(f"{objective}: region_weight={region_weight} is below 0. Give 0 or more, or None.")

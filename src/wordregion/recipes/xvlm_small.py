@@ -43,19 +43,19 @@ def xvlm_flickr_small(
         tokens: as for `flickr_frozen`.
         regions: phrases with boxes drawn of each photo, beside a caption; 0 = the same without regions and box head's
             training, to compare with.
-        region_weight: see `Contrast`.
+        region_weight: of `Contrast` and `Match`.
     """
     base = flickr_small(Path(), data, weights, tokens)
     tokenizer = partial(Tokenizer, weights / "bert" / "vocab.txt", max_tokens=20)
     contrast = Contrast(same_image_positives=True, region_weight=region_weight)
     new = () if start else (("image_proj.", 5.0), ("text_proj.", 5.0))
-    learned = (contrast, Match(hardness=0.5, ramp_steps=1000), MaskedWords(weight=0.1))
+    match = Match(hardness=0.5, ramp_steps=1000, region_weight=region_weight)
     return replace(
         base,
         name="xvlm_flickr_small",
         model=partial(_located, weights, start),
         task=replace(
-            without_teacher(*learned, *((Box(),) if regions else ())),
+            without_teacher(contrast, match, MaskedWords(weight=0.1), *((Box(),) if regions else ())),
             keep_image_tokens=tokens or True,
             keep_text_states=True,
         ),
