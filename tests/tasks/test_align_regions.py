@@ -194,10 +194,10 @@ def test_negatives_of_a_region_that_is_apart_are_regions_and_of_an_image_images(
     expected = same_kind & ~torch.eye(len(MIXED), dtype=torch.bool)
     assert len(allowed) == 2
     assert all(torch.equal(found, expected) for found in allowed)
-    own, bad_image, bad_text = pairs.image.chunk(3)
+    own, bad_image, own_again = pairs.image.chunk(3)
     assert torch.equal(bad_image >= 2, region)  # two images, then their regions
     assert torch.equal(region[pairs.row.chunk(3)[2]], region)
-    assert torch.equal(own, bad_text)
+    assert torch.equal(own, own_again)
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.25])

@@ -32,19 +32,19 @@ class Match:
         hardness: how much the negatives resemble the truth: they are drawn from the softmax of hardness x ITC logits; 1
             as published, 0 = uniformly. Small data learns nothing from negatives that its contrast can't tell apart.
         ramp_steps: steps over which the hardness rises linearly from 0: easy negatives first. 0 as published.
+        generated: most generated false texts of each text to use; 0 = ITM, otherwise FG-ITM.
+        draw: how negatives are drawn from row weights; exchangeable for tests.
         region_weight: None = regions stand among all views and count as much (X-VLM). A number: negatives are of the
             same kind, regions for regions and images for images, and a region's text counts this much beside an
             image's. What is easily told apart teaches little: among all views most negatives of a caption are regions.
-        generated: most generated false texts of each text to use; 0 = ITM, otherwise FG-ITM.
-        draw: how negatives are drawn from row weights; exchangeable for tests.
     """
 
     weight: float = 1.0
     hardness: float = 1.0
     ramp_steps: int = 0
-    region_weight: float | None = None
     generated: int = 0
     draw: Draw = field(default=draw_one, repr=False)
+    region_weight: float | None = None
     wants_masked = False
 
     def __post_init__(self) -> None:
@@ -83,12 +83,12 @@ class Match:
         right = logits.detach().argmax(1) == labels
         mined = 3 * scene.texts
         hits = {"match_accuracy": (right[:mined] & counted).sum() / (3 * scene.total_texts)}
-        if not self.generated:
-            return {"match": self.weight * (losses * counted * each.repeat(3)).sum() / (3 * texts), **hits}
-        text, _ = self._generated(scene)
-        share = each * self._share(text, counted[-scene.texts :])
-        weight = torch.cat([each, counted[scene.texts :] * share.repeat(2), share[text]])
-        hits["generated_accuracy"] = right[mined:].sum() / scene.total_negatives.clamp(min=1e-12)
+        weight = counted * each.repeat(3)
+        if self.generated:
+            text, _ = self._generated(scene)
+            share = each * self._share(text, counted[-scene.texts :])
+            weight = torch.cat([each, counted[scene.texts :] * share.repeat(2), share[text]])
+            hits["generated_accuracy"] = right[mined:].sum() / scene.total_negatives.clamp(min=1e-12)
         return {"match": self.weight * (losses * weight).sum() / (3 * texts), **hits}
 
     def _never(self, scene: AlignScene) -> Tensor:
