@@ -2,6 +2,7 @@
 
 import json
 import tarfile
+from dataclasses import replace
 
 import pytest
 import torch
@@ -22,10 +23,11 @@ def places(tmp_path_factory):
     root = tmp_path_factory.mktemp("small")
     (root / "vocab.txt").write_text("\n".join([*SPECIAL, *WORDS]))
     torch.manual_seed(0)
-    save_model(albef_tiny_conv(len(SPECIAL) + len(WORDS), width=64), root / "start")
+    save_model(albef_tiny_conv(len(SPECIAL) + len(WORDS), width=64, fusion_layers=2), root / "start")
     (root / "photos").mkdir()
-    for name, size in (("photos/1.jpg", (224, 224)), ("image1.jpg", (96, 96)), ("image5.jpg", (96, 96))):
-        Image.new("RGB", size, (90, 120, 30)).save(root / name)
+    pictures = {"photos/1.jpg": (224, 90), "image1.jpg": (96, 90), "image2.jpg": (96, 9), "image5.jpg": (96, 90)}
+    for name, (size, red) in pictures.items():
+        Image.new("RGB", (size, size), (red, 120, 30)).save(root / name)
     pairs = [
         {"Flickr30K_ID": "1", "sentence1": "a dog", "sentence2": text, "gold_label": label, "pairID": text}
         for text, label in (("a dog", "entailment"), ("a cat", "contradiction"))
@@ -39,10 +41,12 @@ def places(tmp_path_factory):
         "cat",
         "what is in image1 ?",
         "dog",
+        "what is in image2 ?",
+        "dog",
     ]
     (root / "qa_train.txt").write_text("\n".join(questions))
     with tarfile.open(root / "images_train.tar", "w") as tar:
-        for name in ("image1.jpg", "image5.jpg"):
+        for name in ("image1.jpg", "image2.jpg", "image5.jpg"):
             tar.add(root / name, name)
     for split in ("train", "dev"):
         line = {"identifier": "1-0", "sentence": "there is a red box", "label": "true"}
@@ -53,7 +57,7 @@ def places(tmp_path_factory):
 def recipes(root, **settings):
     common = {"start": root / "start", "vocab": root / "vocab.txt", **settings}
     yield entail_small(data=root, images=root / "photos", **common)
-    yield vqa_small(data=root, **common)
+    yield vqa_small(data=root, components=1, **common)
 
 
 @pytest.mark.parametrize("text_only", [False, True])
@@ -69,7 +73,29 @@ def test_one_step_moves_all_but_the_image_encoder(places, text_only):
         output = task(batch, task.counts(batch))
         output.loss.backward()
         assert all(p.grad is None for p in model.vision.parameters())
-        assert model.fusion.layers[0].cross.kv.weight.grad is not None
+        blind = text_only and recipe.name == "vqa_small"
+        assert (model.fusion.layers[0].cross.kv.weight.grad is None) == blind
+
+
+def test_questions_go_on_with_photos_where_a_run_without_ended(places, tmp_path):
+    first = list(recipes(places, text_only=True))[1].model()
+    with torch.no_grad():
+        for block in first.fusion.layers:
+            block.cross.kv.bias.normal_()
+    save_model(first, tmp_path)
+    recipe = vqa_small(start=tmp_path, data=places, vocab=places / "vocab.txt")
+    second = recipe.model()
+    for name, value in first.state_dict().items():
+        assert torch.equal(second.state_dict()[name], value), name
+    loader = StepLoader(recipe.data.train(), recipe.data.transform, recipe.data.collator(), batch=2, seed=0)
+    (batch,) = next(iter(loader))
+    hidden = replace(batch, image=torch.zeros_like(batch.image))
+    losses = []
+    for model, given in ((first, hidden), (second, batch)):
+        model.vision.requires_grad_(False)
+        task = recipe.task.build(model).eval()
+        losses.append(task(given, task.counts(given)).loss)
+    torch.testing.assert_close(losses[0], losses[1])  # photos change nothing before the first step
 
 
 def test_the_evaluations_run(places):

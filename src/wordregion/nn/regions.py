@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from wordregion.errors import UsageError
 from wordregion.nn.fusion import SharedTokens
 from wordregion.nn.vision import TimmVision
 
@@ -45,7 +46,12 @@ def patch_mask(box_X4: Float[Tensor, "X 4"], grid: int) -> Bool[Tensor, "X N"]:
     Args:
         box_X4: xyxy in [0, 1]; width and height may be 0.
         grid: patches along a side.
+
+    Raises:
+        UsageError: if there are none.
     """
+    if grid < 1:
+        raise UsageError("regions: this image encoder gives one token an image, without places. Use one with a grid.")
     low_X2 = (box_X4[:, :2] * grid + ROUNDING).floor().clamp(0, grid - 1)
     high_X2 = (box_X4[:, 2:] * grid - ROUNDING).ceil().clamp(max=grid).maximum(low_X2 + 1)
     place = torch.arange(grid, device=box_X4.device)

@@ -34,13 +34,15 @@ class TimmVision(nn.Module):
         settings: further architecture settings of timm, for example ``{"embed_dim": 192, "depth": 4}``.
         subsample_first: a ResNet whose stages subsample in their first 1x1 convolution (He et al. 2016, Keras) instead
             of the 3x3 as in timm; the weights decide which.
+        components: an image becomes one token alone, this many principal components of its summary (see
+            `wordregion.models.components`); None = all tokens, at full width.
 
     Raises:
         CheckpointError: if a weight file is missing, damaged or lacks a part of the backbone.
 
     Attributes:
         width: D.
-        grid: tokens along a side.
+        grid: tokens along a side; 0 with `components`.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class TimmVision(nn.Module):
         drop_path: float = 0.0,
         settings: dict[str, Any] | None = None,
         subsample_first: bool = False,
+        components: int | None = None,
     ) -> None:
         super().__init__()
         arguments: dict[str, Any] = dict(settings or {})
@@ -61,6 +64,7 @@ class TimmVision(nn.Module):
         self.name, self.drop_path, self.settings = name, drop_path, settings or {}
         self.subsample_first = subsample_first
         self.image_size = image_size
+        self.components: nn.Linear | None = None
         self.prefix_tokens = int(getattr(body, "num_prefix_tokens", 0))
         self.channels_last = getattr(body, "output_fmt", "NCHW") == "NHWC" or name.startswith("swin")
         with torch.no_grad():
@@ -71,7 +75,13 @@ class TimmVision(nn.Module):
             self.body.to(memory_format=torch.channels_last)
         self.width = tokens.shape[-1]
         self.grid = round((tokens.shape[1] - 1) ** 0.5)
+        if components is not None:
+            self.summarise(nn.Linear(self.width, components))
         self.train()
+
+    def summarise(self, components: nn.Linear) -> None:
+        """From now on an image is one token: what this map makes of its summary."""
+        self.components, self.width, self.grid = components, components.out_features, 0
 
     def train(self, mode: bool = True) -> "TimmVision":
         """Switches dropout and drop path; batch normalisation keeps to its stored statistics."""
@@ -112,10 +122,13 @@ class TimmVision(nn.Module):
             features = features if self.channels_last else features.permute(0, 2, 3, 1)
             features = features.flatten(1, 2)
         if self.prefix_tokens == 0:
-            return torch.cat([features.mean(1, keepdim=True), features], dim=1)
-        if self.prefix_tokens > 1:  # distillation or register tokens are not part of the grid
-            return torch.cat([features[:, :1], features[:, self.prefix_tokens :]], dim=1)
-        return features
+            features = torch.cat([features.mean(1, keepdim=True), features], dim=1)
+        elif self.prefix_tokens > 1:  # distillation or register tokens are not part of the grid
+            features = torch.cat([features[:, :1], features[:, self.prefix_tokens :]], dim=1)
+        if self.components is None:
+            return features
+        with torch.autocast(features.device.type, enabled=False):  # differences of large numbers
+            return self.components(features[:, :1].float())
 
     def blocks(self) -> list[nn.Module]:
         """The repeated parts: units of sharding, compilation and activation checkpointing."""

@@ -1,0 +1,63 @@
+"""Images as a few principal components, for data with too few images to learn more of them than which is which.
+
+Shape letters: I images, V image width, C components, E shared width.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from wordregion.errors import UsageError
+from wordregion.models.fusion import FusionModel
+from wordregion.nn.fusion import FusionBlock
+
+
+@torch.no_grad()
+def on_components(model: FusionModel, summary_IV: Float[Tensor, "I V"], components: int) -> FusionModel:
+    """Turns a model, new or trained, into one that sees of an image the principal components of its summary alone.
+
+    The components are scaled together, so that their variances are 1 on average. The fusion encoder begins as if each
+    image were the mean of these: the weights of the cross-attention's keys and values start at 0, so that images come
+    in gently, as they prove useful. The projection for the contrast goes on as it was, on what is left of an image.
+
+    Args:
+        model: changed in place; its image encoder gives one token of width C from now on.
+        summary_IV: summaries of training images by its image encoder, before.
+        components: C, less than I and at most V.
+
+    Raises:
+        UsageError: if there are too few images for so many components, the summaries do not vary, or the model has
+            been on components before or has places.
+    """
+    images, width = summary_IV.shape
+    if not 0 < components <= min(images - 1, width):
+        raise UsageError(
+            f"{components} components of {images} images of width {width}: there are 1 to {min(images - 1, width)}. "
+            "Take fewer, or more images."
+        )
+    if model.vision.components is not None or model.places is not None:
+        raise UsageError("on_components: the model has components or places already. Start from one without.")
+    mean_V = summary_IV.double().mean(0)
+    values, vectors = torch.linalg.eigh((summary_IV.double() - mean_V).T.cov())
+    scale = values[-components:].clamp(min=0).mean().sqrt()
+    if not scale > 0:
+        raise UsageError("on_components: all images have the same summary. Give images that differ.")
+    basis_CV = vectors[:, -components:].flip(1).T
+    kept = nn.Linear(width, components)
+    kept.weight.copy_(basis_CV / scale)
+    kept.bias.copy_(-basis_CV @ mean_V / scale)
+    back_VC, mean = (basis_CV.T * scale).float(), mean_V.float()
+    model.image_proj = _after(model.image_proj, back_VC, mean)
+    for block in model.fusion.layers:
+        assert isinstance(block, FusionBlock)
+        block.cross.kv = _after(block.cross.kv, torch.zeros_like(back_VC), mean)
+    model.vision.summarise(kept)
+    return model
+
+
+def _after(linear: nn.Linear, back_VC: Tensor, mean_V: Tensor) -> nn.Linear:
+    """The map x -> linear(back x + mean)."""
+    joined = nn.Linear(back_VC.shape[1], linear.out_features)
+    joined.weight.copy_(linear.weight @ back_VC)
+    joined.bias.copy_(linear.bias + linear.weight @ mean_V)
+    return joined

@@ -1,0 +1,109 @@
+"""Images as principal components: what is kept, what the model makes of it, and the way to disk and back."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from wordregion.errors import UsageError
+from wordregion.models.components import on_components
+from wordregion.models.store import load_model, save_model
+from wordregion.models.zoo import albef_tiny_conv
+
+
+def new_model():
+    torch.manual_seed(0)
+    return albef_tiny_conv(50, image_size=32, width=64).eval()
+
+
+@pytest.fixture
+def pixels():
+    return torch.randn(40, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def summaries(model, pixels):
+    with torch.no_grad():
+        return model.encode_image(pixels)[:, 0]
+
+
+def test_an_image_is_one_token_of_uncorrelated_components_in_the_order_of_their_variance(pixels):
+    model = new_model()
+    before = summaries(model, pixels)
+    kept = summaries(on_components(model, before, 5), pixels)
+    assert model.encode_image(pixels).shape == (40, 1, 5)
+    assert model.vision.width == 5
+    torch.testing.assert_close(kept.mean(0), torch.zeros(5), atol=1e-4, rtol=0)
+    covariance = kept.T.cov()
+    torch.testing.assert_close(covariance.diagonal().mean(), torch.tensor(1.0), atol=1e-3, rtol=0)
+    assert covariance.diagonal().diff().lt(0).all()
+    torch.testing.assert_close(covariance, covariance.diagonal().diag(), atol=1e-3, rtol=0)
+    # no five directions hold more of the variance than a singular value decomposition finds
+    spread = torch.linalg.svdvals(before - before.mean(0)).square() / 39
+    torch.testing.assert_close(covariance.diagonal() / covariance[0, 0], spread[:5] / spread[0], atol=1e-3, rtol=1e-3)
+
+
+def test_with_all_components_the_contrast_is_what_it_was(pixels):
+    model = new_model()
+    with torch.no_grad():
+        before = model.project_image(model.encode_image(pixels))
+        on_components(model, summaries(model, pixels), 39)  # 40 images vary in 39 directions
+        torch.testing.assert_close(model.project_image(model.encode_image(pixels)), before, atol=1e-4, rtol=0)
+
+
+def test_fusion_begins_as_if_every_image_were_the_mean_one_and_learns_to_look(pixels):
+    model = new_model()
+    before = summaries(model, pixels)
+    ids = torch.randint(5, 50, (4, 6), generator=torch.Generator().manual_seed(2))
+    mask = torch.ones(4, 6, dtype=torch.bool)
+    with torch.no_grad():
+        mean = model.fuse(model.encode_text(ids, mask), mask, before.mean(0)[None, None].expand(4, 1, -1)).hidden
+    on_components(model, before, 5)
+    image = model.encode_image(pixels[:4])
+    fused = model.fuse(model.encode_text(ids, mask), mask, image).hidden
+    torch.testing.assert_close(fused, mean, atol=1e-5, rtol=0)
+    F.mse_loss(fused, torch.randn_like(fused)).backward()
+    assert model.fusion.layers[0].cross.kv.weight.grad.abs().sum() > 0
+
+
+def test_it_comes_back_from_disk(pixels, tmp_path):
+    model = new_model()
+    on_components(model, summaries(model, pixels), 5)
+    save_model(model, tmp_path)
+    again = load_model(tmp_path)
+    torch.testing.assert_close(again.encode_image(pixels), model.encode_image(pixels), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("components", [0, 40, 65])
+def test_as_many_components_as_there_can_be(pixels, components):
+    model = new_model()
+    with pytest.raises(UsageError, match=f"{components} components of 40 images"):
+        on_components(model, summaries(model, pixels), components)
+
+
+def test_images_that_do_not_differ_and_a_second_time_are_refused(pixels):
+    model = new_model()
+    with pytest.raises(UsageError, match="same summary"):
+        on_components(model, summaries(model, pixels[:1]).expand(40, -1), 5)
+    on_components(model, summaries(model, pixels), 5)
+    with pytest.raises(UsageError, match="already"):
+        on_components(model, summaries(model, pixels), 3)
+    placed = new_model()
+    placed.places = torch.nn.Parameter(torch.zeros(1, placed.vision.width))
+    with pytest.raises(UsageError, match="already"):
+        on_components(placed, summaries(placed, pixels), 5)
+
+
+def test_regions_are_refused(pixels):
+    model = new_model()
+    on_components(model, summaries(model, pixels), 5)
+    with pytest.raises(UsageError, match="one token an image"):
+        model.encode_views(pixels[:1], torch.tensor([[0.0, 0.0, 0.5, 0.5]]), torch.tensor([0]))
+
+
+def test_the_components_are_computed_in_fp32_under_bf16_autocast(pixels):
+    model = new_model()
+    on_components(model, summaries(model, pixels), 5)
+    with torch.no_grad():
+        features = model.vision.body.forward_features(pixels)
+        expected = model.vision.tokens_of(features)
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.testing.assert_close(model.vision.tokens_of(features), expected, atol=0, rtol=0)
