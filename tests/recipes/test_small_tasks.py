@@ -81,7 +81,7 @@ def test_questions_go_on_with_photos_where_a_run_without_ended(places, tmp_path)
     first = list(recipes(places, text_only=True))[1].model()
     with torch.no_grad():
         for block in first.fusion.layers:
-            block.cross.kv.bias.normal_()
+            block.cross.out.bias.normal_()
     save_model(first, tmp_path)
     recipe = vqa_small(start=tmp_path, data=places, vocab=places / "vocab.txt")
     second = recipe.model()

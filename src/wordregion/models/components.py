@@ -16,9 +16,9 @@ from wordregion.nn.fusion import FusionBlock
 def on_components(model: FusionModel, summary_IV: Float[Tensor, "I V"], components: int) -> FusionModel:
     """Turns a model, new or trained, into one that sees of an image the principal components of its summary alone.
 
-    The components are scaled together, so that their variances are 1 on average. The fusion encoder begins as if each
-    image were the mean of these: the weights of the cross-attention's keys and values start at 0, so that images come
-    in gently, as they prove useful. The projection for the contrast goes on as it was, on what is left of an image.
+    The components are scaled together, so that their variances are 1 on average. The fusion encoder begins without
+    looking: the cross-attention's keys and values start at 0, so that images come in gently, as they prove useful. The
+    projection for the contrast goes on as it was, on what is left of an image.
 
     Args:
         model: changed in place; its image encoder gives one token of width C from now on.
@@ -46,11 +46,12 @@ def on_components(model: FusionModel, summary_IV: Float[Tensor, "I V"], componen
     kept = nn.Linear(width, components)
     kept.weight.copy_(basis_CV / scale)
     kept.bias.copy_(-basis_CV @ mean_V / scale)
-    back_VC, mean = (basis_CV.T * scale).float(), mean_V.float()
-    model.image_proj = _after(model.image_proj, back_VC, mean)
+    model.image_proj = _after(model.image_proj, (basis_CV.T * scale).float(), mean_V.float())
     for block in model.fusion.layers:
         assert isinstance(block, FusionBlock)
-        block.cross.kv = _after(block.cross.kv, torch.zeros_like(back_VC), mean)
+        block.cross.kv = nn.Linear(components, block.cross.kv.out_features)
+        nn.init.zeros_(block.cross.kv.weight)
+        nn.init.zeros_(block.cross.kv.bias)
     model.vision.summarise(kept)
     return model
 

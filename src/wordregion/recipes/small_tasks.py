@@ -91,10 +91,9 @@ def vqa_small(
         components: how many.
     """
     source = partial(Daquar, data / "qa_train.txt", data / "images_train.tar")
-    plain = EvalTransform(384, KERAS_MEAN, KERAS_STD)
-    mirrored = TrainTransform(384, scale=(1.0, 1.0), randaugment=None, mean=KERAS_MEAN, std=KERAS_STD)
-    cross = tuple(f"fusion.layers.{layer}.cross." for layer in range(FUSION_LAYERS))
-    blind = tuple(f"{name}kv.weight" for name in cross) if text_only else ()  # stay 0, for a run that starts from this
+    plain = EvalTransform(224, KERAS_MEAN, KERAS_STD)
+    mirrored = TrainTransform(224, scale=(1.0, 1.0), randaugment=None, mean=KERAS_MEAN, std=KERAS_STD)
+    looking = tuple(f"fusion.layers.{layer}.cross.kv." for layer in range(FUSION_LAYERS))  # starts at 0
 
     def collator() -> SentenceCollator:
         return SentenceCollator(Tokenizer(vocab, max_tokens=25), answers=Tokenizer(vocab, max_tokens=20, clean=False))
@@ -125,10 +124,10 @@ def vqa_small(
             lr=1e-4,
             warmup=20,
             final=0.02,
-            lr_scale=(("heads.", 4.0), *(() if text_only else ((name, 20.0) for name in cross))),
-            freeze=("vision.", "text.", *blind),
+            lr_scale=(("heads.", 4.0), *(() if text_only else ((name, 20.0) for name in looking))),
+            freeze=("vision.", "text.", *(looking if text_only else ())),  # for a run that goes on with photos
         ),
-        run=Run(steps=600, batch=64, precision="bf16", clip=5.0, workers=1, log_every=10, save_every=1000),
+        run=Run(steps=500, batch=64, precision="bf16", clip=5.0, workers=1, log_every=10, save_every=1000),
         evaluation=evaluate,
     )
 
