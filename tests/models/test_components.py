@@ -69,6 +69,14 @@ def test_fusion_begins_without_looking_and_learns_to_look(pixels):
     assert not torch.allclose(fused(image), fused(image.flip(0)))
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_the_summaries_may_lie_anywhere(pixels):
+    model = new_model()
+    before = summaries(model, pixels)
+    on_components(model.cuda(), before, 5)
+    assert model.encode_image(pixels.cuda()).shape == (40, 1, 5)
+
+
 def test_it_comes_back_from_disk(pixels, tmp_path):
     model = new_model()
     on_components(model, summaries(model, pixels), 5)

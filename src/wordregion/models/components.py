@@ -37,19 +37,21 @@ def on_components(model: FusionModel, summary_IV: Float[Tensor, "I V"], componen
         )
     if model.vision.components is not None or model.places is not None:
         raise UsageError("on_components: the model has components or places already. Start from one without.")
-    mean_V = summary_IV.double().mean(0)
-    values, vectors = torch.linalg.eigh((summary_IV.double() - mean_V).T.cov())
+    device = model.image_proj.weight.device
+    exact_IV = summary_IV.double().cpu()
+    mean_V = exact_IV.mean(0)
+    values, vectors = torch.linalg.eigh((exact_IV - mean_V).T.cov())
     scale = values[-components:].clamp(min=0).mean().sqrt()
     if not scale > 0:
         raise UsageError("on_components: all images have the same summary. Give images that differ.")
     basis_CV = vectors[:, -components:].flip(1).T
-    kept = nn.Linear(width, components)
+    kept = nn.Linear(width, components, device=device)
     kept.weight.copy_(basis_CV / scale)
     kept.bias.copy_(-basis_CV @ mean_V / scale)
-    model.image_proj = _after(model.image_proj, (basis_CV.T * scale).float(), mean_V.float())
+    model.image_proj = _after(model.image_proj, (basis_CV.T * scale).float().to(device), mean_V.float().to(device))
     for block in model.fusion.layers:
         assert isinstance(block, FusionBlock)
-        block.cross.kv = nn.Linear(components, block.cross.kv.out_features)
+        block.cross.kv = nn.Linear(components, block.cross.kv.out_features, device=device)
         nn.init.zeros_(block.cross.kv.weight)
         nn.init.zeros_(block.cross.kv.bias)
     model.vision.summarise(kept)
@@ -58,7 +60,7 @@ def on_components(model: FusionModel, summary_IV: Float[Tensor, "I V"], componen
 
 def _after(linear: nn.Linear, back_VC: Tensor, mean_V: Tensor) -> nn.Linear:
     """The map x -> linear(back x + mean)."""
-    joined = nn.Linear(back_VC.shape[1], linear.out_features)
+    joined = nn.Linear(back_VC.shape[1], linear.out_features, device=linear.weight.device)
     joined.weight.copy_(linear.weight @ back_VC)
     joined.bias.copy_(linear.bias + linear.weight @ mean_V)
     return joined

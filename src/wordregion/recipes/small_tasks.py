@@ -88,7 +88,7 @@ def vqa_small(
         vocab: BERT vocabulary.
         text_only: hide the photos: the baseline.
         tokens: folder for the photos' tokens, which further runs share; None = encode them in each run.
-        components: how many.
+        components: how many; a run of this recipe goes on with its own.
     """
     source = partial(Daquar, data / "qa_train.txt", data / "images_train.tar")
     plain = EvalTransform(224, KERAS_MEAN, KERAS_STD)
