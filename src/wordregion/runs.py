@@ -7,12 +7,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_model as fill
+from safetensors.torch import load_model
 from torch import nn
 
 from wordregion.engine import checkpoint, optim
 from wordregion.errors import CheckpointError
-from wordregion.models.store import STRUCTURE, WEIGHTS, load_model
 from wordregion.recipes.recipe import Recipe
 
 
@@ -39,18 +38,15 @@ def read_record(run: Path) -> dict[str, Any]:
 def load_student(recipe: Recipe, run: Path, device: torch.device | str = "cpu") -> tuple[nn.Module, str]:
     """The recipe's model with the weights of a run, in evaluation mode, and the name of what was loaded.
 
-    Takes ``model.safetensors`` if the run is finished, or else the last checkpoint. Where the run holds its model's
-    structure too, nothing else is needed: not the weights that training started from.
+    Takes ``model.safetensors`` if the run is finished, or else the last checkpoint.
 
     Raises:
         CheckpointError: if there are no weights, or they are damaged or of another model.
     """
-    weights = run / WEIGHTS
-    if weights.is_file() and (run / STRUCTURE).is_file():
-        return load_model(run, None).to(device), weights.name
     model = recipe.model()
+    weights = run / "model.safetensors"
     if weights.is_file():
-        _load(lambda: fill(model, str(weights)), weights)
+        _load(lambda: load_model(model, str(weights)), weights)
         return model.to(device).eval(), weights.name
     found = checkpoint.checkpoints(run)
     if not found:
