@@ -1,6 +1,6 @@
 """Images as a few principal components, for data with too few images to learn more of them than which is which.
 
-Shape letters: I images, V image width, C components, E shared width.
+Shape letters: I images, V image width, C components.
 """
 
 import torch
