@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from wordregion.errors import UsageError
 from wordregion.models.components import on_components
+from wordregion.models.gradcam import match_attention, similarity_maps
 from wordregion.models.store import load_model, save_model
 from wordregion.models.zoo import albef_tiny_conv
 
@@ -25,11 +26,13 @@ def summaries(model, pixels):
         return model.encode_image(pixels)[:, 0]
 
 
-def test_an_image_is_one_token_of_uncorrelated_components_in_the_order_of_their_variance(pixels):
+def test_an_image_is_a_token_of_uncorrelated_components_in_the_order_of_their_variance_and_one_of_zeros(pixels):
     model = new_model()
     before = summaries(model, pixels)
     kept = summaries(on_components(model, before, 5), pixels)
-    assert model.encode_image(pixels).shape == (40, 1, 5)
+    tokens = model.encode_image(pixels)
+    assert tokens.shape == (40, 2, 5)
+    assert not tokens[:, 1].any()
     assert model.vision.width == 5
     torch.testing.assert_close(kept.mean(0), torch.zeros(5), atol=1e-4, rtol=0)
     covariance = kept.T.cov()
@@ -74,7 +77,7 @@ def test_on_a_gpu_the_summaries_may_lie_anywhere(pixels):
     model = new_model()
     before = summaries(model, pixels)
     on_components(model.cuda(), before, 5)
-    assert model.encode_image(pixels.cuda()).shape == (40, 1, 5)
+    assert model.encode_image(pixels.cuda()).shape == (40, 2, 5)
 
 
 def test_it_comes_back_from_disk(pixels, tmp_path):
@@ -105,11 +108,32 @@ def test_images_that_do_not_differ_and_a_second_time_are_refused(pixels):
         on_components(placed, summaries(placed, pixels), 5)
 
 
-def test_regions_are_refused(pixels):
+def test_what_needs_places_is_refused(pixels):
     model = new_model()
     on_components(model, summaries(model, pixels), 5)
-    with pytest.raises(UsageError, match="one token an image"):
-        model.encode_views(pixels[:1], torch.tensor([[0.0, 0.0, 0.5, 0.5]]), torch.tensor([0]))
+    image = torch.tensor([0])
+    with pytest.raises(UsageError, match=r"regions: .* without places"):
+        model.encode_views(pixels[:1], torch.tensor([[0.0, 0.0, 0.5, 0.5]]), image)
+    ids, mask = torch.randint(5, 50, (1, 6)), torch.ones(1, 6, dtype=torch.bool)
+    hidden = model.encode_text(ids, mask)
+    with pytest.raises(UsageError, match=r"maps: .* without places"):
+        match_attention(model, model.encode_image(pixels[:1]), hidden, mask, image)
+    with pytest.raises(UsageError, match=r"maps: .* without places"):
+        similarity_maps(model, pixels[:1], model.project_text(hidden, mask), image)
+
+
+def test_how_much_a_text_takes_of_an_image_depends_on_both(pixels):
+    model = new_model()
+    on_components(model, summaries(model, pixels), 5)
+    cross = model.fusion.layers[0].cross
+    torch.nn.init.normal_(cross.kv.weight, generator=torch.Generator().manual_seed(4))
+    image = model.encode_image(pixels[:2])
+    text = torch.randn(2, 3, 64, generator=torch.Generator().manual_seed(5)) * 3
+    with torch.no_grad():
+        _, weight = cross.attend(text, cross.keys_values(image), None, want_attention=True)
+        _, other = cross.attend(text.flip(1), cross.keys_values(image.flip(0)), None, want_attention=True)
+    assert weight[..., 0].std() > 0.1
+    assert not torch.allclose(weight, other.flip(2), atol=0.1)
 
 
 def test_the_components_are_computed_in_fp32_under_bf16_autocast(pixels):

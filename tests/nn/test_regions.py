@@ -86,7 +86,7 @@ def test_without_regions_nothing_is_masked():
 def test_a_pooled_summary_is_the_mean_inside_the_box():
     image = torch.arange(2 * 17.0).view(2, 17, 1)
     box = torch.tensor([(0.0, 0.5, 0.5, 0.75)])
-    views = pool_regions(image, box, torch.tensor([1]))
+    views = pool_regions(image, box, torch.tensor([1]), 4)
     assert views.tokens[2, 0] == image[1, 1:].view(4, 4)[2, :2].mean()
     assert torch.equal(views.tokens[2, 1:], image[1, 1:])
 
@@ -131,7 +131,7 @@ def test_regions_of_an_image_share_its_keys_and_values():
     found = []
     for share in (True, False):
         image = torch.randn(2, 10, 24, generator=torch.Generator().manual_seed(1)).requires_grad_()
-        views = pool_regions(image, box, torch.tensor([1, 0, 1]))
+        views = pool_regions(image, box, torch.tensor([1, 0, 1]), 3)
         assert views.shared is not None
         with FlopCounterMode(display=False) as counter:
             fused = encoder(

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wordregion.data.transforms import EvalTransform, TrainTransform
+from wordregion.data.loader import Transform
 from wordregion.schema import Sample
 
 
@@ -18,7 +18,7 @@ class Blank:
         transform: the one that a run with pictures uses.
     """
 
-    transform: TrainTransform | EvalTransform
+    transform: Transform
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """The transformed sample with zeros for pixels."""

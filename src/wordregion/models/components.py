@@ -16,12 +16,14 @@ from wordregion.nn.fusion import FusionBlock
 def on_components(model: FusionModel, summary_IV: Float[Tensor, "I V"], components: int) -> FusionModel:
     """Turns a model, new or trained, into one that sees of an image the principal components of its summary alone.
 
-    The components are scaled together, so that their variances are 1 on average. The fusion encoder begins without
-    looking: the cross-attention's keys and values start at 0, so that images come in gently, as they prove useful. The
-    projection for the contrast goes on as it was, on what is left of an image.
+    The components are scaled together, so that their variances are 1 on average. A second token, all 0, is what the
+    mean image would be: a text may look there instead, so that how much of the image it takes depends on both (over a
+    single token, attention is always 1). The fusion encoder begins without looking: the cross-attention's keys and
+    values start at 0, so that images come in gently, as they prove useful. The projection for the contrast goes on as
+    it was, on what is left of an image.
 
     Args:
-        model: changed in place; its image encoder gives one token of width C from now on.
+        model: changed in place; its image encoder gives two tokens of width C from now on.
         summary_IV: summaries of training images by its image encoder, before.
         components: C, less than I and at most V.
 

@@ -65,8 +65,9 @@ def match_attention(
         layer: fusion layer, counted from 0; None = `published_layer`.
 
     Raises:
-        UsageError: if there is no such layer, or no match head.
+        UsageError: if there is no such layer, no match head, or image tokens have no places.
     """
+    _check_places(model)
     if "match" not in model.heads:
         raise UsageError(f"the model has no match head (it has {', '.join(model.heads)}). Use one trained to match.")
     layers = len(model.fusion.layers)
@@ -131,8 +132,10 @@ def similarity_maps(
         layer: layer of a ViT, counted from 0; None = `published_image_layer`. Without meaning for a CNN.
 
     Raises:
-        UsageError: if there is no such layer, or the backbone has neither a [CLS] nor a mean as its summary.
+        UsageError: if there is no such layer, the backbone has neither a [CLS] nor a mean as its summary, or image
+            tokens have no places.
     """
+    _check_places(model)
     text = text_PE.detach()
     if model.vision.prefix_tokens:
         parts = torch.arange(len(text), device=text.device).split(PAIRS_AT_ONCE)
@@ -197,6 +200,11 @@ def _vit_attention(model: FusionModel, image_I3HW: Tensor, layer: int | None) ->
 def _as_grid(cells: Float[Tensor, "*rows YX"]) -> Float[Tensor, "*rows Y X"]:
     side = round(cells.shape[-1] ** 0.5)
     return cells.unflatten(-1, (side, side))
+
+
+def _check_places(model: FusionModel) -> None:
+    if model.vision.grid < 1:
+        raise UsageError("maps: this image encoder gives tokens without places. Use one with a grid.")
 
 
 def _check_layer(layer: int, layers: int, what: str) -> None:

@@ -51,7 +51,7 @@ def patch_mask(box_X4: Float[Tensor, "X 4"], grid: int) -> Bool[Tensor, "X N"]:
         UsageError: if there are none.
     """
     if grid < 1:
-        raise UsageError("regions: this image encoder gives one token an image, without places. Use one with a grid.")
+        raise UsageError("regions: this image encoder gives tokens without places. Use one with a grid.")
     low_X2 = (box_X4[:, :2] * grid + ROUNDING).floor().clamp(0, grid - 1)
     high_X2 = (box_X4[:, 2:] * grid - ROUNDING).ceil().clamp(max=grid).maximum(low_X2 + 1)
     place = torch.arange(grid, device=box_X4.device)
@@ -60,17 +60,23 @@ def patch_mask(box_X4: Float[Tensor, "X 4"], grid: int) -> Bool[Tensor, "X N"]:
     return torch.cat([inside.new_ones(len(box_X4), 1), inside.flatten(1)], dim=1)
 
 
-def pool_regions(image_BND: Float[Tensor, "B N D"], box_X4: Float[Tensor, "X 4"], image_X: Int[Tensor, "X"]) -> Views:
+def pool_regions(
+    image_BND: Float[Tensor, "B N D"], box_X4: Float[Tensor, "X 4"], image_X: Int[Tensor, "X"], grid: int
+) -> Views:
     """Regions out of finished image tokens: their summary is the mean of the tokens inside the box.
 
     Args:
         image_BND: image tokens.
         box_X4: xyxy in [0, 1].
         image_X: the image of each region.
+        grid: patches along a side.
+
+    Raises:
+        UsageError: if there are none.
     """
     if not len(box_X4):
         return Views(image_BND)
-    mask_XN = patch_mask(box_X4, round((image_BND.shape[1] - 1) ** 0.5))
+    mask_XN = patch_mask(box_X4, grid)
     grid_XND = image_BND.index_select(0, image_X)[:, 1:]
     inside_XN1 = mask_XN[:, 1:, None].to(grid_XND.dtype)
     summary_X1D = (grid_XND * inside_XN1).sum(1, keepdim=True) / inside_XN1.sum(1, keepdim=True)
@@ -99,7 +105,7 @@ def encode_views(
     if not len(box_X4):
         return Views(vision(image_B3HW))
     if not has_local_layers(vision):
-        return pool_regions(vision(image_B3HW), box_X4, image_X)
+        return pool_regions(vision(image_B3HW), box_X4, image_X, vision.grid)
     body: Any = vision.body
     local = min(LOCAL_LAYERS, len(body.blocks) - 1)
     image_BND, before = body.forward_intermediates(

@@ -34,8 +34,8 @@ class TimmVision(nn.Module):
         settings: further architecture settings of timm, for example ``{"embed_dim": 192, "depth": 4}``.
         subsample_first: a ResNet whose stages subsample in their first 1x1 convolution (He et al. 2016, Keras) instead
             of the 3x3 as in timm; the weights decide which.
-        components: an image becomes one token alone, this many principal components of its summary (see
-            `wordregion.models.components`); None = all tokens, at full width.
+        components: an image becomes two tokens, this many principal components of its summary and as many zeros, the
+            mean image (see `wordregion.models.components`); None = all tokens, at full width.
 
     Raises:
         CheckpointError: if a weight file is missing, damaged or lacks a part of the backbone.
@@ -80,7 +80,7 @@ class TimmVision(nn.Module):
         self.train()
 
     def summarise(self, components: nn.Linear) -> None:
-        """From now on an image is one token: what this map makes of its summary."""
+        """From now on an image is two tokens: what this map makes of its summary, and zeros, which show nothing."""
         self.components, self.width, self.grid = components, components.out_features, 0
 
     def train(self, mode: bool = True) -> "TimmVision":
@@ -128,7 +128,8 @@ class TimmVision(nn.Module):
         if self.components is None:
             return features
         with torch.autocast(features.device.type, enabled=False):  # differences of large numbers
-            return self.components(features[:, :1].float())
+            seen = self.components(features[:, :1].float())
+        return torch.cat([seen, torch.zeros_like(seen)], dim=1)
 
     def blocks(self) -> list[nn.Module]:
         """The repeated parts: units of sharding, compilation and activation checkpointing."""

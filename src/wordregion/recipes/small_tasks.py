@@ -5,6 +5,7 @@ the pictures are empty: what the words alone tell.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from wordregion.data.few_shot import Subset
 from wordregion.data.sentences import SentenceCollator
 from wordregion.data.tokens import Tokenizer
 from wordregion.data.transforms import EvalTransform, TrainTransform
+from wordregion.data.variants import Variants
 from wordregion.evaluate.common import evaluating, over_batches
 from wordregion.evaluate.entailment import evaluate_entailment
 from wordregion.evaluate.nlvr import evaluate_nlvr
@@ -35,6 +37,8 @@ from wordregion.tasks.classify import Classify
 
 PHOTOS = 400
 """From so many photos the principal components are computed."""
+VARIANTS = 16
+"""So many crops are drawn, the same ones for all photos, some mirrored; each is encoded once."""
 
 
 def entail_small(
@@ -79,8 +83,9 @@ def vqa_small(
 ) -> Recipe:
     """Questions of DAQUAR about photos of rooms; a fifth of the photos is held out.
 
-    Of a photo the model sees few principal components alone: it would learn 635 photos by heart otherwise. It learns
-    best to look after it has learnt to read: first with `text_only`, then from that run with photos.
+    Of a photo the model sees few principal components alone, of crops and mirror images: it would learn 635 photos by
+    heart otherwise. It learns best to look after it has learnt to read: first with `text_only`, then from that run with
+    photos.
 
     Args:
         start: run of `flickr_small`, or one of this recipe with `text_only`, which then goes on with photos.
@@ -92,14 +97,13 @@ def vqa_small(
     """
     source = partial(Daquar, data / "qa_train.txt", data / "images_train.tar")
     plain = EvalTransform(224, KERAS_MEAN, KERAS_STD)
-    mirrored = TrainTransform(224, scale=(1.0, 1.0), randaugment=None, mean=KERAS_MEAN, std=KERAS_STD)
-    looking = tuple(f"fusion.layers.{layer}.cross.kv." for layer in range(FUSION_LAYERS))  # starts at 0
+    crops = Variants(TrainTransform(224, (0.4, 1.0), randaugment=None, mean=KERAS_MEAN, std=KERAS_STD), VARIANTS)
+    looking = tuple(f"fusion.layers.{layer}.cross." for layer in range(FUSION_LAYERS))
 
     def collator() -> SentenceCollator:
         return SentenceCollator(Tokenizer(vocab, max_tokens=25), answers=Tokenizer(vocab, max_tokens=20, clean=False))
 
-    def model() -> FusionModel:
-        begun = load_model(start)
+    def answering(begun: FusionModel) -> FusionModel:
         if "answer" in begun.heads:
             return begun
         seeing = _on_components(begun, components, source("train"), plain, collator())
@@ -109,27 +113,25 @@ def vqa_small(
         """Ranks the answers of the training part."""
         return evaluate_vqa(model, *given, candidates=source("train").answers(), k=k, **settings)
 
-    return Recipe(
-        name="vqa_small",
-        model=model,
-        task=Answer(distill=0.0, keep_image_tokens=tokens or True),
-        data=Data(
-            train=partial(source, "train"),
-            transform=Blank(mirrored) if text_only else mirrored,
-            collator=collator,
-            evaluate=partial(source, "val"),
-            eval_transform=Blank(plain) if text_only else plain,
-        ),
-        optim=AdamW(
-            lr=1e-4,
-            warmup=20,
-            final=0.02,
-            lr_scale=(("heads.", 4.0), *(() if text_only else ((name, 20.0) for name in looking))),
-            freeze=("vision.", "text.", *(looking if text_only else ())),  # for a run that goes on with photos
-        ),
-        run=Run(steps=500, batch=64, precision="bf16", clip=5.0, workers=1, log_every=10, save_every=1000),
-        evaluation=evaluate,
+    recipe = _small(
+        "vqa_small",
+        start,
+        answering,
+        Answer(distill=0.0, keep_image_tokens=tokens or True),
+        partial(source, "train"),
+        partial(source, "val"),
+        collator,
+        evaluate,
+        text_only,
+        steps=500,
     )
+    optim = replace(
+        recipe.optim,
+        lr_scale=(("heads.", 4.0), *(() if text_only else ((name, 20.0) for name in looking))),
+        # keys and values of photos start at 0, and stay there for a run that goes on with photos
+        freeze=("vision.", "text.", *((f"{name}kv." for name in looking) if text_only else ())),
+    )
+    return replace(recipe, data=replace(recipe.data, transform=Blank(crops) if text_only else crops), optim=optim)
 
 
 def nlvr_small(

@@ -105,7 +105,7 @@ class ImageTokens:
                     "keep_image_tokens: a ViT needs its last layers for regions. Set it to False, or use a CNN or Swin."
                 )
             return model.encode_views(batch.image, regions.box, regions.image)
-        return pool_regions(self.student(model, batch), regions.box, regions.image)
+        return pool_regions(self.student(model, batch), regions.box, regions.image, model.vision.grid)
 
     def teacher_views(
         self, model: FusionModel, teacher: FusionModel, batch: Batch, regions: Regions, views: Views
