@@ -1,7 +1,7 @@
 """ALBEF's tasks on small real data sets, each from the run of `flickr_small`, on two cores.
 
-The image encoder stays frozen and pictures are mirrored at most, so each is encoded once or twice. With ``text_only``
-the pictures are empty: what the words alone tell.
+The image encoder stays frozen and pictures are changed in a few ways at most, so each is encoded a few times at most.
+With ``text_only`` the pictures are empty: what the words alone tell.
 """
 
 from collections.abc import Callable

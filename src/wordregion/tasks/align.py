@@ -40,7 +40,7 @@ class Align:
         ramp_steps: steps over which `distill` rises linearly from 0 (ALBEF: those of the first epoch).
         temperature_range: the learnable temperature is kept within.
         keep_image_tokens: encode each image once and keep its tokens in memory, and in a folder for further runs if one
-            is given. For a frozen image encoder and a transform that draws nothing.
+            is given. For a frozen image encoder and a transform that draws nothing, or few results (`Variants`).
         keep_text_states: encode each text, masked copies aside, once and keep its states in memory. For a frozen text
             encoder.
     """

@@ -32,7 +32,7 @@ class Caption:
     Attributes:
         smoothing: share of the label that goes to the other words, in [0, 1).
         keep_image_tokens: encode each image once and keep its tokens in memory, and in a folder for further runs if one
-            is given. For a frozen image encoder and a transform that draws nothing.
+            is given. For a frozen image encoder and a transform that draws nothing, or few results (`Variants`).
     """
 
     smoothing: float = 0.1

@@ -21,7 +21,7 @@ class Distilled:
         distill: final weight of the teacher's opinion in [0, 1] (alpha); 0 = train without a teacher.
         ramp_steps: steps over which `distill` rises linearly from 0 (ALBEF: those of the first epoch).
         keep_image_tokens: encode each image once and keep its tokens in memory, and in a folder for further runs if one
-            is given. For a frozen image encoder and a transform that draws nothing.
+            is given. For a frozen image encoder and a transform that draws nothing, or few results (`Variants`).
     """
 
     momentum: float = 0.995
