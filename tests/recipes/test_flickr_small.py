@@ -21,7 +21,7 @@ from wordregion.data.loader import StepLoader
 from wordregion.data.tokens import SPECIAL, Masking
 from wordregion.engine.optim import freeze, parameter_groups
 from wordregion.errors import CheckpointError, UsageError
-from wordregion.models.store import save_model
+from wordregion.models.store import load_model, save_model
 from wordregion.objectives import Match, ReplacedWords
 from wordregion.recipes.flickr_small import flickr_frozen, flickr_small, flickr_tuned
 from wordregion.recipes.xvlm_small import caption_flickr_small, xvlm_flickr_small
@@ -61,8 +61,8 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     data, weights = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("weights")
     _photos(data, "train", ["1", "2", "3"])
     _photos(data, "val", ["4"])
-    image = timm.create_model("resnet50", pretrained=False)
-    save_file(image.state_dict(), weights / "resnet50_keras.safetensors")
+    for name, file in (("resnet50", "resnet50_keras"), ("mobilenetv2_100", "mobilenetv2")):
+        save_file(timm.create_model(name, pretrained=False).state_dict(), weights / f"{file}.safetensors")
     vocabulary = [*SPECIAL, *WORDS]
     settings = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 96}
     settings |= {"vocab_size": len(vocabulary), "model_type": "bert", "max_position_embeddings": 32}
@@ -117,6 +117,23 @@ def test_a_step_trains_heads_and_fusion(places: tuple[Path, Path], tmp_path: Pat
     task.after_backward()
     task.after_step()
     assert int(task.queue.pointer) == 18  # of both passes
+
+
+def test_the_wide_recipes_see_photos_through_two_backbones(places: tuple[Path, Path], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    for recipe in (flickr_frozen(*places, wide=True), flickr_small(tmp_path, *places, wide=True)):
+        model = recipe.model()
+        assert (model.vision.width, model.image_size, model.image_proj.out_features) == (2048 + 1280, 320, 1024)
+        task = recipe.task.build(model).train()
+        freeze(model, recipe.optim)
+        loader = StepLoader(recipe.data.train(), recipe.data.transform, recipe.data.collator(), batch=3, seed=0)
+        for (batch,), _ in zip(loader, range(2), strict=False):
+            task(batch, task.counts(batch)).loss.backward()
+            task.after_step()
+        assert len(task._image_tokens) == 3
+        save_model(model, tmp_path)
+    opened = load_model(tmp_path)
+    torch.testing.assert_close(opened.vision(batch.image), model.vision(batch.image))
 
 
 def test_photos_are_encoded_once_for_all_runs_that_share_a_folder(places, tmp_path: Path) -> None:

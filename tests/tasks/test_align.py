@@ -136,7 +136,10 @@ def test_more_new_entries_than_slots_keep_the_last():
     assert sorted(queue.key_id.tolist()) == [5, 6, 7]
 
 
-@pytest.mark.parametrize("wrong", [{"objectives": ()}, {"momentum": 1.5}, {"distill": -0.1}, {"queue_size": -1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"objectives": ()}, {"momentum": 1.5}, {"distill": -0.1}, {"queue_size": -1}, {"summary_dropout": 1.0}],
+)
 def test_bad_settings_are_refused(wrong):
     with pytest.raises(UsageError):
         Align(**wrong)
@@ -246,3 +249,11 @@ def test_the_first_objective_is_alone_for_a_while():
     assert "match" not in step(task, batch()).metrics
     assert task.model.fusion.layers[0].cross.q.weight.grad is None
     assert {"contrast", "match", "masked_words"} <= set(step(task, batch()).metrics)
+
+
+@pytest.mark.parametrize(("rate", "training", "same"), [(0.5, True, False), (0.5, False, True), (0.0, True, True)])
+def test_the_student_alone_misses_channels_of_a_summary_and_only_in_training(rate, training, same):
+    task = Align(queue_size=0, summary_dropout=rate).build(small()).train(training)  # the teacher is still its copy
+    scene = task._scene(batch(), task.counts(batch()))
+    assert torch.allclose(scene.image_feature, scene.teacher_image_feature, atol=1e-5) == same
+    torch.testing.assert_close(scene.image, task.model.encode_image(batch().image))  # what is fused misses nothing

@@ -88,7 +88,7 @@ def albef_tiny_conv(
 
 def albef_cnn(
     vision: str,
-    vision_weights: str | Path,
+    vision_weights: str | Path | tuple[str | Path, ...],
     text: str | Path,
     image_size: int = 224,
     fusion_layers: int = 2,
@@ -101,8 +101,8 @@ def albef_cnn(
     with copies of the last of them. For small data with strong pretrained encoders.
 
     Args:
-        vision: timm architecture.
-        vision_weights: local file in timm's layout.
+        vision: timm architecture, or several, see `TimmVision`.
+        vision_weights: local file in timm's layout, of several architectures one each.
         text: hub name or local folder of the BERT.
         image_size: pixels.
         fusion_layers: at most as many as the BERT has layers.

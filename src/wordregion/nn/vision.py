@@ -13,8 +13,10 @@ from jaxtyping import Float
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
+from wordregion.errors import UsageError
 from wordregion.nn.weights import load_backbone, read_weights
 
+Weights = bool | str | Path | tuple[str | Path, ...]
 RESNET = ("conv1", "bn1", "act1", "maxpool", "layer1", "layer2", "layer3", "layer4")
 """The parts of timm's ResNet in the order in which they run."""
 
@@ -26,10 +28,11 @@ class TimmVision(nn.Module):
     Batch normalisation runs on its stored statistics, so that an image's encoding never depends on its batch.
 
     Args:
-        name: timm architecture, for example ``"vit_base_patch16_224"``.
+        name: timm architecture, for example ``"vit_base_patch16_224"``; several CNNs with "+" between them see the
+            same pixels, and their channels are laid side by side.
         image_size: side of the square input in pixels.
         weights: True = timm's published weights from the hub; a path = a local ``.safetensors`` / ``.pth`` file in
-            timm's layout; False = random initialisation.
+            timm's layout, of several CNNs a path each; False = random initialisation.
         drop_path: stochastic depth rate in [0, 1) at the last block.
         settings: further architecture settings of timm, for example ``{"embed_dim": 192, "depth": 4}``.
         subsample_first: a ResNet whose stages subsample in their first 1x1 convolution (He et al. 2016, Keras) instead
@@ -39,6 +42,7 @@ class TimmVision(nn.Module):
 
     Raises:
         CheckpointError: if a weight file is missing, damaged or lacks a part of the backbone.
+        UsageError: if one of several backbones is no CNN, their maps differ in size, or paths are too few or many.
 
     Attributes:
         width: D.
@@ -49,7 +53,7 @@ class TimmVision(nn.Module):
         self,
         name: str,
         image_size: int,
-        weights: bool | str | Path = False,
+        weights: Weights = False,
         drop_path: float = 0.0,
         settings: dict[str, Any] | None = None,
         subsample_first: bool = False,
@@ -138,21 +142,52 @@ class TimmVision(nn.Module):
 
 def backbone_blocks(body: nn.Module) -> list[nn.Module]:
     """The repeated parts of a timm model, each called by its forward: not a list of stages, which timm may walk."""
+    if isinstance(body, SideBySide):
+        return [block for part in body for block in backbone_blocks(part)]
     for name in ("blocks", "layers", "stages"):
         if isinstance(found := getattr(body, name, None), nn.Module):
             return list(found.children())
     return [child for child in body.children() if any(True for _ in child.parameters())]
 
 
+class SideBySide(nn.ModuleList):
+    """CNNs that see the same pixels; their channels follow each other, so their maps have to be of one size."""
+
+    def forward_features(self, image_B3HW: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C S S"]:
+        """The channels of all.
+
+        Raises:
+            UsageError: if one gives something else than a map, or a map of another size.
+        """
+        maps = [body.forward_features(image_B3HW) for body in self]  # type: ignore[operator]
+        if any(found.ndim != 4 or found.shape[2:] != maps[0].shape[2:] for found in maps):
+            shapes = ", ".join(str(tuple(found.shape[1:])) for found in maps)
+            raise UsageError(f"backbones side by side give {shapes}. Choose CNNs whose maps have the same sides.")
+        return torch.cat(maps, dim=1)
+
+
 def open_backbone(
+    name: str, weights: Weights, drop_path: float, settings: dict[str, Any], subsample_first: bool
+) -> nn.Module:
+    """A timm model without its classifier, or several side by side; the arguments are those of `TimmVision`."""
+    names = name.split("+")
+    several = weights if isinstance(weights, tuple) else (weights,) * len(names)
+    if len(several) != len(names):
+        raise UsageError(f"{name}: {len(several)} weight files for {len(names)} backbones. Give one for each.")
+    bodies = [
+        _open_one(one, found, drop_path, settings, subsample_first) for one, found in zip(names, several, strict=True)
+    ]
+    return bodies[0] if len(bodies) == 1 else SideBySide(bodies)
+
+
+def _open_one(
     name: str, weights: bool | str | Path, drop_path: float, settings: dict[str, Any], subsample_first: bool
 ) -> nn.Module:
-    """A timm model without its classifier; the arguments are those of `TimmVision`."""
     arguments = settings | ({"drop_path_rate": drop_path} if drop_path else {})
     body: Any = timm.create_model(name, pretrained=weights is True, num_classes=0, global_pool="", **arguments)
     if isinstance(weights, (str, Path)):
         load_backbone(body, read_weights(weights), source=str(weights), ignore=("head.", "fc.", "classifier."))
-    if subsample_first:
+    if subsample_first and isinstance(body, ResNet):
         for first, *_ in (body.layer2, body.layer3, body.layer4):
             first.conv1.stride, first.conv2.stride = first.conv2.stride, first.conv1.stride
     return body

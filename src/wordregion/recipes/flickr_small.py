@@ -19,10 +19,15 @@ from wordregion.tasks.align import Align
 
 FUSION_LAYERS = 2
 KERAS_MEAN, KERAS_STD = (123.68 / 255, 116.779 / 255, 103.939 / 255), (1.0, 1.0, 1.0)
+WIDE_DROPOUT = 0.3
+"""With ``wide``, so many channels of a photo's summary are dropped for the contrast in training."""
 
 
 def flickr_frozen(
-    data: Path = Path("data/flickr30k_entities"), weights: Path = Path("weights"), tokens: Path | None = None
+    data: Path = Path("data/flickr30k_entities"),
+    weights: Path = Path("weights"),
+    tokens: Path | None = None,
+    wide: bool = False,
 ) -> Recipe:
     """The plain baseline on Flickr30k photos: frozen ResNet-50 and BERT features, two projection heads, contrast alone.
 
@@ -32,18 +37,21 @@ def flickr_frozen(
         data: Flickr30k Entities: ``train.txt``, ``val.txt``, images and annotations.
         weights: holds ``resnet50_keras.safetensors`` and ``bert/``.
         tokens: folder for the photos' tokens, which further runs share; None = encode them in each run.
+        wide: ResNet-50 and MobileNetV2 side by side at 320 pixels instead of 224, four times the width of the
+            contrast, and dropout before it.
 
     Raises:
         UsageError: if the weights folder lacks a part.
     """
-    vision, text = weights / "resnet50_keras.safetensors", weights / "bert"
-    for part in (vision, text / "config.json", text / "model.safetensors", text / "vocab.txt"):
+    vision, text = vision_weights(weights, wide), weights / "bert"
+    for part in (*vision, text / "config.json", text / "model.safetensors", text / "vocab.txt"):
         if not part.is_file():
             raise UsageError(f"flickr_small: {part} is missing. Make it with examples/flickr_small/prepare.py.")
-    plain = EvalTransform(224, KERAS_MEAN, KERAS_STD)  # each photo is encoded once, so none is augmented
-    return Recipe(
+    # each photo is encoded once, so none is augmented
+    plain = EvalTransform(image_size(wide), KERAS_MEAN, KERAS_STD)
+    recipe = Recipe(
         name="flickr_frozen",
-        model=partial(small_model, weights),
+        model=partial(small_model, weights, wide),
         task=Align(
             objectives=(Contrast(),),
             momentum=0.0,  # no history: the keys are the batch's own
@@ -67,6 +75,23 @@ def flickr_frozen(
             freeze=("vision.", "text.", "fusion.", "heads."),
         ),
         run=Run(steps=300, batch=256, precision="bf16", workers=1, log_every=10, save_every=100),
+    )
+    if not wide:
+        return recipe
+    return replace(
+        recipe,
+        task=replace(
+            without_teacher(Contrast(same_image_positives=True)),
+            keep_image_tokens=tokens or True,
+            keep_text_states=True,
+            summary_dropout=WIDE_DROPOUT,
+        ),
+        data=replace(
+            recipe.data,
+            collator=lambda: Collator(Tokenizer(text / "vocab.txt", max_tokens=30), texts_per_image=2),
+        ),
+        optim=replace(recipe.optim, weight_decay=1.0),
+        run=replace(recipe.run, steps=400),
     )
 
 
@@ -114,6 +139,7 @@ def flickr_small(
     data: Path = Path("data/flickr30k_entities"),
     weights: Path = Path("weights"),
     tokens: Path | None = None,
+    wide: bool = False,
 ) -> Recipe:
     """All three losses with distillation on Flickr30k photos: frozen ResNet-50, BERT 6 x 384, two fusion layers.
 
@@ -125,18 +151,19 @@ def flickr_small(
         data: Flickr30k Entities: ``train.txt``, ``val.txt``, images and annotations.
         weights: as for `flickr_frozen`.
         tokens: as for `flickr_frozen`.
+        wide: as for `flickr_frozen`, which has to be `start`'s too.
 
     Raises:
         UsageError: if the weights folder lacks a part.
     """
-    frozen = flickr_frozen(data, weights)
+    frozen = flickr_frozen(data, weights, wide=wide)
     tokenizer = partial(Tokenizer, weights / "bert" / "vocab.txt", max_tokens=20)
     new = (("fusion.layers.", 2.0), ("heads.", 4.0))
     cross = tuple((f"fusion.layers.{layer}.cross.", 4.0) for layer in range(FUSION_LAYERS))
     return replace(
         frozen,
         name="flickr_small",
-        model=partial(_started, weights, start),
+        model=partial(_started, weights, start, wide),
         task=Align(
             objectives=(
                 Match(hardness=0.5, ramp_steps=1000),
@@ -149,6 +176,7 @@ def flickr_small(
             ramp_steps=900,
             keep_image_tokens=tokens or True,
             keep_text_states=True,
+            summary_dropout=WIDE_DROPOUT if wide else 0.0,
         ),
         data=replace(frozen.data, collator=lambda: Collator(tokenizer(), Masking(), texts_per_image=3)),
         optim=AdamW(
@@ -162,13 +190,37 @@ def flickr_small(
     )
 
 
-def small_model(weights: Path) -> FusionModel:
-    """Keras' ResNet-50 and BERT 6 x 384 with two fusion layers, without dropout; `weights` as for `flickr_frozen`."""
-    vision, text = weights / "resnet50_keras.safetensors", weights / "bert"
-    return albef_cnn("resnet50", vision, text, fusion_layers=FUSION_LAYERS, dropout=0.0, subsample_first=True)
+def vision_weights(weights: Path, wide: bool = False) -> tuple[Path, ...]:
+    """Files of the image encoder's weights; `weights` and `wide` as for `flickr_frozen`."""
+    first = weights / "resnet50_keras.safetensors"
+    return (first, weights / "mobilenetv2.safetensors") if wide else (first,)
 
 
-def _started(weights: Path, start: Path) -> FusionModel:
-    model = small_model(weights)
+def image_size(wide: bool = False) -> int:
+    """Side of the photos in pixels; `wide` as for `flickr_frozen`."""
+    return 320 if wide else 224
+
+
+def small_model(weights: Path, wide: bool = False) -> FusionModel:
+    """Keras' ResNet-50, with MobileNetV2 if `wide`, and BERT 6 x 384 with two fusion layers, without dropout.
+
+    Args:
+        weights: as for `flickr_frozen`.
+        wide: as for `flickr_frozen`.
+    """
+    return albef_cnn(
+        "resnet50+mobilenetv2_100" if wide else "resnet50",
+        vision_weights(weights, wide),
+        weights / "bert",
+        image_size=image_size(wide),
+        fusion_layers=FUSION_LAYERS,
+        embed=1024 if wide else 256,
+        dropout=0.0,
+        subsample_first=True,
+    )
+
+
+def _started(weights: Path, start: Path, wide: bool) -> FusionModel:
+    model = small_model(weights, wide)
     start_from(model, start)
     return model

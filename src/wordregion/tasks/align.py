@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wordregion.distributed import comm
@@ -43,6 +44,8 @@ class Align:
             is given. For a frozen image encoder and a transform that draws nothing, or few results (`Variants`).
         keep_text_states: encode each text, masked copies aside, once and keep its states in memory. For a frozen text
             encoder.
+        summary_dropout: rate in [0, 1) at which the student's contrast misses channels of an image's summary; for
+            frozen encoders, whose summaries it would learn by heart.
     """
 
     objectives: tuple[Objective, ...] = (Contrast(), Match(), MaskedWords())
@@ -54,6 +57,7 @@ class Align:
     temperature_range: tuple[float, float] = (0.001, 0.5)
     keep_image_tokens: bool | Path = False
     keep_text_states: bool = False
+    summary_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.objectives:
@@ -61,6 +65,8 @@ class Align:
         for name in ("momentum", "distill"):
             if not 0 <= (getattr(self, name) or 0) <= 1:
                 raise UsageError(f"Align: {name}={getattr(self, name)} is outside [0, 1]. Choose a value in it.")
+        if not 0 <= self.summary_dropout < 1:
+            raise UsageError(f"Align: summary_dropout={self.summary_dropout} is outside [0, 1). Choose a value in it.")
         if self.momentum is None and (self.distill or self.queue_size):
             raise UsageError("Align: momentum=None has no teacher to distil or queue. Set distill=0 and queue_size=0.")
         if self.queue_size and any(isinstance(o, Contrast) and o.region_weight is not None for o in self.objectives):
@@ -178,7 +184,8 @@ class AlignTask(nn.Module):
         text = self._text_states(self.model, ids, mask, passing=range(texts, negatives_at))
         view = batch.text_image.clone()
         view[regions.text] = torch.arange(len(batch.image), len(views.tokens), device=view.device)
-        image_feature = self.model.project_image(views.tokens)[view].float()
+        summary = F.dropout(views.tokens[:, :1], self.settings.summary_dropout, self.training)
+        image_feature = self.model.project_image(summary)[view].float()
         text_feature = self.model.project_text(text[:texts], mask[:texts]).float()
         image_key = batch.image_key[batch.text_image]
         view_id, wording_id = view_ids(image_key, regions), wording_ids(image_key, batch.token_ids, batch.token_mask)
