@@ -8,7 +8,7 @@ from torch import nn
 
 from wordregion.errors import CheckpointError
 from wordregion.models.report import resize_positions
-from wordregion.models.store import build, describe, load_model, save_model, start_from
+from wordregion.models.store import build, describe, image_size_of, load_model, save_model, start_from
 from wordregion.models.zoo import albef_tiny, albef_tiny_conv
 
 TINY = {"width": 32, "vision_layers": 1, "text_layers": 1, "fusion_layers": 2, "embed": 16, "patch": 8}
@@ -34,6 +34,17 @@ def test_a_saved_model_comes_back_from_its_folder_alone(tmp_path, made):
     with torch.no_grad():
         ours, theirs = (m.fuse(m.encode_text(ids, mask), mask, m.encode_image(image)).cls for m in (own, back))
     assert torch.equal(ours, theirs)
+
+
+def test_the_image_size_is_read_from_the_description_alone(tmp_path):
+    save_model(model(image_size=48), tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    assert image_size_of(tmp_path) == 48
+    (tmp_path / "model.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"model\.json: damaged \(KeyError: 'vision'\)"):
+        image_size_of(tmp_path)
+    with pytest.raises(CheckpointError, match=r"has no model\.json"):
+        image_size_of(tmp_path / "nowhere")
 
 
 def test_a_description_is_json_and_holds_every_setting():

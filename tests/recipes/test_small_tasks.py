@@ -69,6 +69,7 @@ def test_one_step_moves_all_but_the_image_encoder(places, text_only):
         task = recipe.task.build(model).train()
         loader = StepLoader(recipe.data.train(), recipe.data.transform, recipe.data.collator(), batch=2, seed=0)
         (batch,) = next(iter(loader))
+        assert batch.image.shape[-1] == model.image_size  # of the start
         assert bool(batch.image.abs().sum() == 0) == text_only
         output = task(batch, task.counts(batch))
         output.loss.backward()
@@ -116,5 +117,5 @@ def test_a_drawing_becomes_a_batch(places, tmp_path):
     task.model.vision.requires_grad_(False)
     loader = StepLoader(recipe.data.train(), recipe.data.transform, recipe.data.collator(), batch=1, seed=0)
     (batch,) = next(iter(loader))
-    assert batch.image.shape == (1, 3, 224, 224)
+    assert batch.image.shape == (1, 3, 64, 64)
     assert torch.isfinite(task(batch, task.counts(batch)).loss)

@@ -32,6 +32,8 @@ from wordregion.nn.vision import TimmVision
 from wordregion.nn.weights import read_weights
 
 WEIGHTS, STRUCTURE = "model.safetensors", "model.json"
+DAMAGE = (ValueError, KeyError, TypeError, AttributeError)
+"""What a description that isn't one raises."""
 
 
 @dataclass(frozen=True)
@@ -167,20 +169,40 @@ def load_model(
     folder = Path(source)
     if not folder.is_dir():
         folder = _from_hub(str(source))
-    structure = folder / STRUCTURE
     try:
-        found = json.loads(structure.read_text())
+        found = _read(folder)
         detector = found.get("kind") == KIND
         if kind is not None and detector is not (kind is Grounder):
             raise CheckpointError(f"{folder}: holds {'a' if detector else 'no'} detector. Load a {kind.__name__}.")
         model = build_grounder(found) if detector else build(found)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{folder}: has no {STRUCTURE}. Give a folder that save_model or train wrote.") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise CheckpointError(f"{structure}: damaged ({type(error).__name__}: {reason}). Write it again.") from error
+    except DAMAGE as error:
+        raise _damaged(folder, error) from error
     start_from(model, folder)
     return model.eval()
+
+
+def image_size_of(folder: Path) -> int:
+    """Side in pixels of the images of the model that `save_model` wrote, without loading it.
+
+    Raises:
+        CheckpointError: if the folder describes none.
+    """
+    try:
+        return int(_read(folder)["vision"]["image_size"])
+    except DAMAGE as error:
+        raise _damaged(folder, error) from error
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / STRUCTURE).read_text())
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise CheckpointError(f"{folder}: has no {STRUCTURE}. Give a folder that save_model or train wrote.") from error
+
+
+def _damaged(folder: Path, error: Exception) -> CheckpointError:
+    reason = " ".join(str(error).split())[:120]
+    return CheckpointError(f"{folder / STRUCTURE}: damaged ({type(error).__name__}: {reason}). Write it again.")
 
 
 def start_from(

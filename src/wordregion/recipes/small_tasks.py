@@ -1,4 +1,4 @@
-"""ALBEF's tasks on small real data sets, each from the run of `flickr_small`, on two cores.
+"""ALBEF's tasks on small real data sets, each from the run of `flickr_small`, ``wide`` or not, on two cores.
 
 The image encoder stays frozen and pictures are changed in a few ways at most, so each is encoded a few times at most.
 With ``text_only`` the pictures are empty: what the words alone tell.
@@ -27,7 +27,7 @@ from wordregion.evaluate.nlvr import evaluate_nlvr
 from wordregion.evaluate.vqa import Vqa, evaluate_vqa
 from wordregion.models.components import on_components
 from wordregion.models.fusion import FusionModel
-from wordregion.models.store import load_model
+from wordregion.models.store import image_size_of, load_model
 from wordregion.models.zoo import for_entailment, for_questions, for_statements
 from wordregion.recipes.flickr_small import FUSION_LAYERS, KERAS_MEAN, KERAS_STD
 from wordregion.recipes.recipe import AdamW, Data, Evaluation, Recipe, Run, TaskSettings
@@ -96,8 +96,9 @@ def vqa_small(
         components: how many; a run of this recipe goes on with its own.
     """
     source = partial(Daquar, data / "qa_train.txt", data / "images_train.tar")
-    plain = EvalTransform(224, KERAS_MEAN, KERAS_STD)
-    crops = Variants(TrainTransform(224, (0.4, 1.0), randaugment=None, mean=KERAS_MEAN, std=KERAS_STD), VARIANTS)
+    pixels = image_size_of(start)
+    plain = EvalTransform(pixels, KERAS_MEAN, KERAS_STD)
+    crops = Variants(TrainTransform(pixels, (0.4, 1.0), randaugment=None, mean=KERAS_MEAN, std=KERAS_STD), VARIANTS)
     looking = tuple(f"fusion.layers.{layer}.cross." for layer in range(FUSION_LAYERS))
 
     def collator() -> SentenceCollator:
@@ -194,7 +195,7 @@ def _small(
     text_only: bool,
     steps: int,
 ) -> Recipe:
-    plain = EvalTransform(224, KERAS_MEAN, KERAS_STD)
+    plain = EvalTransform(image_size_of(start), KERAS_MEAN, KERAS_STD)
     transform = Blank(plain) if text_only else plain
     return Recipe(
         name=name,
