@@ -114,12 +114,13 @@ def test_backbones_side_by_side_give_the_channels_of_each(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "weights", "message"),
+    ("name", "settings", "message"),
     [
-        ("resnet18+resnet18", ("one.safetensors",), "1 weight files for 2 backbones"),
-        ("resnet18+vit_tiny_patch16_224", False, "backbones side by side"),
+        ("resnet18+resnet18", {"weights": ("one.safetensors",)}, "1 weight files for 2 backbones"),
+        ("resnet18+vit_tiny_patch16_224", {}, "backbones side by side"),
+        ("mobilenetv2_050", {"subsample_first": True}, "subsample_first is for a ResNet"),
     ],
 )
-def test_backbones_that_do_not_fit_side_by_side_are_refused(name, weights, message):
+def test_backbones_that_do_not_fit_are_refused(name, settings, message):
     with pytest.raises(UsageError, match=message):
-        TimmVision(name, 224, weights)
+        TimmVision(name, 224, **settings)

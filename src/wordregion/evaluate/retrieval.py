@@ -60,11 +60,11 @@ class Retrieval:
     Attributes:
         metrics: percent by name; ``raw/itc/TR@1`` = an image's best text is one of its captions,
             ``raw/rerank_k128/IR@10`` = a caption's image is among the best ten; ``rerank_k128+itc`` ranks by the match
-            head's log-odds plus the contrast's logit, times a weight perhaps.
+            head's log-odds plus the contrast's logit.
         image_ids: ``Sample.id`` of each image.
         captions: each text.
         caption_image: index of the image each text belongs to.
-        rankings: top lists by ``"itc"``, ``"rerank_k..."`` and ``"rerank_k...+itc"`` (or ``+2itc``, by its weight).
+        rankings: top lists by ``"itc"``, ``"rerank_k..."`` and ``"rerank_k...+itc"``.
         pairs: (image, text) pairs that the fusion encoder scored.
     """
 
@@ -93,7 +93,6 @@ def evaluate_retrieval(
     transform: Transform,
     *,
     k: int = 128,
-    contrast_weight: float = 1.0,
     batch: int = 32,
     protocol: str = "raw",
     workers: int = 0,
@@ -112,7 +111,6 @@ def evaluate_retrieval(
         collator: gives the tokenizer of the captions.
         transform: makes ``images[0]`` a normalised tensor (3, H, W) of the model's size.
         k: candidates re-ranked for each query; 0 = ITC only.
-        contrast_weight: of the contrast's logit in ``+itc``; another than 1 is part of the name: ``+2itc``.
         batch: images encoded at once.
         protocol: ``"raw"`` or ``"finetuned_on_X"``; the first part of every metric's name.
         workers: processes that read images.
@@ -151,9 +149,7 @@ def evaluate_retrieval(
                     )
             logit_P2 = share(logit_P2, device)
             itc_P = (image_IE[image_P] * text_TE[text_P]).sum(1) / model.temperature.detach().float().cpu()
-            both_P = logit_P2[:, 1] - logit_P2[:, 0] + contrast_weight * itc_P
-            weight = "" if contrast_weight == 1 else f"{contrast_weight:g}"
-            for name, score_P in (("", logit_P2[:, 1]), (f"+{weight}itc", both_P)):
+            for name, score_P in (("", logit_P2[:, 1]), ("+itc", logit_P2[:, 1] - logit_P2[:, 0] + itc_P)):
                 i2t, t2i = _both_ways(image_P, text_P, score_P, i2t_Ik, t2i_Tk)
                 lists[f"rerank_k{k}{name}"] = (*reorder(texts_IK, i2t), *reorder(images_TK, t2i))
     own_I, image_of_T = torch.arange(len(images.ids)), torch.tensor(images.caption_image)

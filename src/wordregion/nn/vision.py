@@ -36,13 +36,14 @@ class TimmVision(nn.Module):
         drop_path: stochastic depth rate in [0, 1) at the last block.
         settings: further architecture settings of timm, for example ``{"embed_dim": 192, "depth": 4}``.
         subsample_first: a ResNet whose stages subsample in their first 1x1 convolution (He et al. 2016, Keras) instead
-            of the 3x3 as in timm; the weights decide which.
+            of the 3x3 as in timm; the weights decide which. Of several backbones, the ResNets.
         components: an image becomes two tokens, this many principal components of its summary and as many zeros, the
             mean image (see `wordregion.models.components`); None = all tokens, at full width.
 
     Raises:
         CheckpointError: if a weight file is missing, damaged or lacks a part of the backbone.
-        UsageError: if one of several backbones is no CNN, their maps differ in size, or paths are too few or many.
+        UsageError: if one of several backbones is no CNN, their maps differ in size, paths are too few or many, or
+            there is no ResNet to subsample first.
 
     Attributes:
         width: D.
@@ -177,6 +178,8 @@ def open_backbone(
     bodies = [
         _open_one(one, found, drop_path, settings, subsample_first) for one, found in zip(names, several, strict=True)
     ]
+    if subsample_first and not any(isinstance(body, ResNet) for body in bodies):
+        raise UsageError(f"{name}: subsample_first is for a ResNet of timm. Leave it out.")
     return bodies[0] if len(bodies) == 1 else SideBySide(bodies)
 
 
@@ -188,7 +191,8 @@ def _open_one(
     if isinstance(weights, (str, Path)):
         load_backbone(body, read_weights(weights), source=str(weights), ignore=("head.", "fc.", "classifier."))
     if subsample_first and isinstance(body, ResNet):
-        for first, *_ in (body.layer2, body.layer3, body.layer4):
+        stages: Any = (body.layer2, body.layer3, body.layer4)
+        for first, *_ in stages:
             first.conv1.stride, first.conv2.stride = first.conv2.stride, first.conv1.stride
     return body
 
