@@ -118,6 +118,7 @@ def test_backbones_side_by_side_give_the_channels_of_each(tmp_path):
     [
         ("resnet18+resnet18", {"weights": ("one.safetensors",)}, "1 weight files for 2 backbones"),
         ("resnet18+vit_tiny_patch16_224", {}, "backbones side by side"),
+        ("resnet18+swin_tiny_patch4_window7_224", {}, "a Swin can't stand beside another"),
         ("mobilenetv2_050", {"subsample_first": True}, "subsample_first is for a ResNet"),
     ],
 )

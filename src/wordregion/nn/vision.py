@@ -71,7 +71,7 @@ class TimmVision(nn.Module):
         self.image_size = image_size
         self.components: nn.Linear | None = None
         self.prefix_tokens = int(getattr(body, "num_prefix_tokens", 0))
-        self.channels_last = getattr(body, "output_fmt", "NCHW") == "NHWC" or name.startswith("swin")
+        self.channels_last = _channels_last(body)
         with torch.no_grad():
             features = self.body.eval().forward_features(torch.zeros(1, 3, image_size, image_size))
             tokens = self.tokens_of(features)
@@ -180,7 +180,15 @@ def open_backbone(
     ]
     if subsample_first and not any(isinstance(body, ResNet) for body in bodies):
         raise UsageError(f"{name}: subsample_first is for a ResNet of timm. Leave it out.")
-    return bodies[0] if len(bodies) == 1 else SideBySide(bodies)
+    if len(bodies) == 1:
+        return bodies[0]
+    if any(_channels_last(body) for body in bodies):
+        raise UsageError(f"{name}: a Swin can't stand beside another backbone. Choose CNNs.")
+    return SideBySide(bodies)
+
+
+def _channels_last(body: nn.Module) -> bool:
+    return getattr(body, "output_fmt", "NCHW") == "NHWC"
 
 
 def _open_one(
