@@ -64,7 +64,7 @@ class TimmVision(nn.Module):
         arguments: dict[str, Any] = dict(settings or {})
         if name.startswith(("vit_", "deit", "swin", "beit", "eva")):
             arguments["img_size"] = image_size
-        body: Any = open_backbone(name, weights, drop_path, arguments, subsample_first)
+        body: Any = _open_side_by_side(name, weights, drop_path, arguments, subsample_first)
         self.body: Any = body
         self.name, self.drop_path, self.settings = name, drop_path, settings or {}
         self.subsample_first = subsample_first
@@ -167,19 +167,21 @@ class SideBySide(nn.ModuleList):
         return torch.cat(maps, dim=1)
 
 
-def open_backbone(
+def _open_side_by_side(
     name: str, weights: Weights, drop_path: float, settings: dict[str, Any], subsample_first: bool
 ) -> nn.Module:
-    """A timm model without its classifier, or several side by side; the arguments are those of `TimmVision`."""
+    """One backbone, or several side by side; the arguments are those of `TimmVision`."""
     names = name.split("+")
     several = weights if isinstance(weights, tuple) else (weights,) * len(names)
     if len(several) != len(names):
         raise UsageError(f"{name}: {len(several)} weight files for {len(names)} backbones. Give one for each.")
-    bodies = [
-        _open_one(one, found, drop_path, settings, subsample_first) for one, found in zip(names, several, strict=True)
-    ]
-    if subsample_first and not any(isinstance(body, ResNet) for body in bodies):
+    bodies = [open_backbone(one, found, drop_path, settings) for one, found in zip(names, several, strict=True)]
+    resnets = [body for body in bodies if isinstance(body, ResNet)]
+    if subsample_first and not resnets:
         raise UsageError(f"{name}: subsample_first is for a ResNet of timm. Leave it out.")
+    if subsample_first:
+        for body in resnets:
+            _subsample_first(body)
     if len(bodies) == 1:
         return bodies[0]
     if any(_channels_last(body) for body in bodies):
@@ -187,22 +189,30 @@ def open_backbone(
     return SideBySide(bodies)
 
 
-def _channels_last(body: nn.Module) -> bool:
-    return getattr(body, "output_fmt", "NCHW") == "NHWC"
-
-
-def _open_one(
-    name: str, weights: bool | str | Path, drop_path: float, settings: dict[str, Any], subsample_first: bool
+def open_backbone(
+    name: str,
+    weights: bool | str | Path,
+    drop_path: float,
+    settings: dict[str, Any],
+    subsample_first: bool = False,
 ) -> nn.Module:
+    """A timm model without its classifier; the arguments are those of `TimmVision`, for one backbone."""
     arguments = settings | ({"drop_path_rate": drop_path} if drop_path else {})
     body: Any = timm.create_model(name, pretrained=weights is True, num_classes=0, global_pool="", **arguments)
     if isinstance(weights, (str, Path)):
         load_backbone(body, read_weights(weights), source=str(weights), ignore=("head.", "fc.", "classifier."))
-    if subsample_first and isinstance(body, ResNet):
-        stages: Any = (body.layer2, body.layer3, body.layer4)
-        for first, *_ in stages:
-            first.conv1.stride, first.conv2.stride = first.conv2.stride, first.conv1.stride
+    if subsample_first:
+        _subsample_first(body)
     return body
+
+
+def _subsample_first(resnet: Any) -> None:
+    for first, *_ in (resnet.layer2, resnet.layer3, resnet.layer4):
+        first.conv1.stride, first.conv2.stride = first.conv2.stride, first.conv1.stride
+
+
+def _channels_last(body: nn.Module) -> bool:
+    return getattr(body, "output_fmt", "NCHW") == "NHWC"
 
 
 def keep_statistics(body: nn.Module) -> None:

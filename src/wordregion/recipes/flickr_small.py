@@ -49,17 +49,18 @@ def flickr_frozen(
             raise UsageError(f"flickr_small: {part} is missing. Make it with examples/flickr_small/prepare.py.")
     # each photo is encoded once, so none is augmented
     plain = EvalTransform(image_size(wide), KERAS_MEAN, KERAS_STD)
+    task = Align(
+        objectives=(Contrast(),),
+        momentum=0.0,  # no history: the keys are the batch's own
+        queue_size=0,
+        distill=0.0,
+        keep_image_tokens=tokens or True,
+        keep_text_states=True,
+    )
     recipe = Recipe(
         name="flickr_frozen",
         model=partial(small_model, weights, wide),
-        task=Align(
-            objectives=(Contrast(),),
-            momentum=0.0,  # no history: the keys are the batch's own
-            queue_size=0,
-            distill=0.0,
-            keep_image_tokens=tokens or True,
-            keep_text_states=True,
-        ),
+        task=task,
         data=Data(
             train=partial(Flickr30kEntities, data, "train"),
             transform=plain,
@@ -81,9 +82,9 @@ def flickr_frozen(
     return replace(
         recipe,
         task=replace(
-            without_teacher(Contrast(same_image_positives=True)),
-            keep_image_tokens=tokens or True,
-            keep_text_states=True,
+            task,
+            objectives=(Contrast(same_image_positives=True),),
+            momentum=None,
             summary_dropout=WIDE_DROPOUT,
         ),
         data=replace(
@@ -190,13 +191,13 @@ def flickr_small(
     )
 
 
-def vision_weights(weights: Path, wide: bool = False) -> tuple[Path, ...]:
+def vision_weights(weights: Path, wide: bool) -> tuple[Path, ...]:
     """Files of the image encoder's weights; `weights` and `wide` as for `flickr_frozen`."""
     first = weights / "resnet50_keras.safetensors"
     return (first, weights / "mobilenetv2.safetensors") if wide else (first,)
 
 
-def image_size(wide: bool = False) -> int:
+def image_size(wide: bool) -> int:
     """Side of the photos in pixels; `wide` as for `flickr_frozen`."""
     return 320 if wide else 224
 
