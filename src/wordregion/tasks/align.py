@@ -44,8 +44,8 @@ class Align:
             is given. For a frozen image encoder and a transform that draws nothing, or few results (`Variants`).
         keep_text_states: encode each text, masked copies aside, once and keep its states in memory. For a frozen text
             encoder.
-        summary_dropout: rate in [0, 1) at which the student's contrast misses channels of an image's summary; for
-            frozen encoders, whose summaries it would learn by heart.
+        summary_dropout: rate in [0, 1) at which the student's contrast, and the negatives that it chooses for `Match`,
+            miss channels of an image's summary; for frozen encoders, whose summaries it would learn by heart.
     """
 
     objectives: tuple[Objective, ...] = (Contrast(), Match(), MaskedWords())
