@@ -21,8 +21,9 @@ from wordregion.models.fusion import FusionModel
 from wordregion.nn.regions import Views, has_local_layers, pool_regions
 from wordregion.schema import Batch, Regions
 
-AT_ONCE = 32
-"""Images encoded at a time where tokens are kept: a batch for small heads may exceed what an encoder should hold."""
+AT_ONCE, AT_ONCE_ON_CPU = 32, 4
+"""Images encoded at a time where tokens are kept: a batch for small heads may exceed what an encoder should hold.
+The maps of a few photos fit a CPU's caches, so it encodes them faster than many (``benchmarks/encode.py``)."""
 
 
 class ImageTokens:
@@ -73,8 +74,9 @@ class ImageTokens:
                 else:
                     self._kept[key] = found.to(batch.image.device)
             order = list(new.values())
-            for begin in range(0, len(order), AT_ONCE):
-                rows = order[begin : begin + AT_ONCE]
+            at_once = AT_ONCE_ON_CPU if batch.image.device.type == "cpu" else AT_ONCE
+            for begin in range(0, len(order), at_once):
+                rows = order[begin : begin + at_once]
                 for row, tokens in zip(rows, encode(batch.image[rows]), strict=True):
                     self._kept[keys[row]] = tokens.clone()
                     if files is not None:
