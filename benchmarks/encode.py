@@ -1,4 +1,4 @@
-"""Photos a second of a frozen CNN on this machine, by how many it takes at a time (see `tasks.image_tokens`).
+"""Photos a second of a frozen image encoder on this machine, by how many it takes at a time (see `tasks.image_tokens`).
 
     python benchmarks/encode.py --threads 1                                    # ResNet-50 at 224 pixels
     python benchmarks/encode.py --model resnet50+mobilenetv2_100 --pixels 320  # as flickr_small --wide
