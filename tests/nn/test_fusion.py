@@ -1,11 +1,13 @@
 import pytest
 import torch
 
+from wordregion.nn import fusion
 from wordregion.nn.fusion import FusionEncoder
 
 
-@pytest.fixture
-def encoder():
+@pytest.fixture(params=["image by image", "all pairs in one call"])
+def encoder(request, monkeypatch):
+    monkeypatch.setattr(fusion, "FEW_SCORES", 0 if request.param == "image by image" else 10**9)
     torch.manual_seed(0)
     return FusionEncoder(width=32, image_width=48, layers=2, heads=4).eval()
 
@@ -42,3 +44,14 @@ def test_gradients_of_linked_pairs_reach_each_image(encoder):
     assert norms[0] > 0
     assert norms[2] > 0
     assert norms[1] == 0
+
+
+def test_many_scores_of_an_image_are_taken_image_by_image(monkeypatch):
+    monkeypatch.setattr(fusion, "FEW_SCORES", 100)
+    calls = []
+    monkeypatch.setattr(fusion, "_attend_by_image", lambda q, *_: calls.append(q.shape[1]) or q)
+    cross = fusion.CrossAttention(32, 48, heads=4, eps=1e-12, dropout=0.0)
+    kv = cross.keys_values(torch.randn(2, 10, 48))
+    for rows in (9, 10):  # of 10 tokens each: 90 and 100 scores a head
+        cross.attend(torch.randn(2, rows, 32), kv, torch.tensor([1, 0]))
+    assert calls == [10]

@@ -23,6 +23,10 @@ from wordregion.nn.attention import attend
 from wordregion.nn.cache import BlockCache
 from wordregion.nn.packing import Packing
 
+FEW_SCORES = 512
+"""Where an image has fewer scores a head (rows times image tokens), a CPU too takes all pairs in one call: calls cost
+more than copies there (``benchmarks/attention.py``)."""
+
 
 @dataclass(frozen=True, slots=True)
 class SharedTokens:
@@ -142,7 +146,7 @@ class CrossAttention(nn.Module):
             # Every image has the same number of texts, in order: its texts form one long query, nothing is copied.
             q = q.view(images, -1, H, K).transpose(1, 2)
             y = attend(q, kv[:, 0], kv[:, 1], mask, p).transpose(1, 2)
-        elif not want_attention and _image_by_image(x_PLD):
+        elif not want_attention and _image_by_image(x_PLD) and P * L * kv.shape[3] >= FEW_SCORES * images:
             assert image_index_P is not None
             y = _attend_by_image(q, kv, image_index_P, mask, p)
         else:
