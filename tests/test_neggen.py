@@ -6,8 +6,8 @@ import sys
 import pytest
 import torch
 from torch import distributed as dist
-from torch import multiprocessing as mp
 
+from tests.processes import in_two_processes
 from wordregion import cli
 from wordregion.data.masked_lm import open_lm, train_lm
 from wordregion.data.negatives import NegGen, WithNegatives, alike, read_parts
@@ -89,7 +89,7 @@ def test_two_processes_make_the_files_that_one_makes(tmp_path, lm_folder):
     torch.set_num_threads(1)
     made = make(tmp_path / "one", lm_folder)
     torch.set_num_threads(threads)
-    mp.spawn(_process, (2, tmp_path, lm_folder), nprocs=2)
+    in_two_processes(_process, 2, tmp_path, lm_folder)
     ours, theirs = (sorted((tmp_path / name).glob("*.parquet")) for name in ("one", "two"))
     assert len(ours) == 3
     assert [path.read_bytes() for path in ours] == [path.read_bytes() for path in theirs]

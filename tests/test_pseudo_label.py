@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 from torch import distributed as dist
-from torch import multiprocessing as mp
 
 from tests.evaluate.painted import TOKENIZER, Captions, Seeing
 from tests.evaluate.test_detection import to_tensor
+from tests.processes import in_two_processes
 from wordregion.data import pseudo_boxes
 from wordregion.data.pseudo_boxes import PseudoSettings, WithBoxes, read_parts
 from wordregion.pseudo_label import BoxTeacher, run_pseudo_label
@@ -75,6 +75,6 @@ def _process(rank, world, folder):
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo over a file needs POSIX")
 def test_two_processes_make_what_one_makes(tmp_path: Path, small_chunks) -> None:
     work(tmp_path / "one")
-    mp.spawn(_process, (2, str(tmp_path)), nprocs=2)
+    in_two_processes(_process, 2, str(tmp_path))
     assert read_parts(tmp_path / "one") == read_parts(tmp_path / "two")
     assert len(list((tmp_path / "two").glob("part-*.parquet"))) == 3

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from torch import distributed as dist
-from torch import multiprocessing as mp
 
+from tests.processes import in_two_processes
 from wordregion.data.sentences import SentenceCollator
 from wordregion.data.tokens import Tokenizer
 from wordregion.errors import DataError, UsageError
@@ -95,7 +95,7 @@ def _process(rank, world, folder):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo over a file needs POSIX")
 def test_two_processes_drop_and_double_nothing(tmp_path):
-    mp.spawn(_process, (2, str(tmp_path)), nprocs=2)
+    in_two_processes(_process, 2, str(tmp_path))
     for rank in range(2):
         found = json.loads((tmp_path / f"{rank}.json").read_text())
         assert found == [[[i, i] for i in range(size)] for size in (1, 6, 7, 9, 10)]

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 from torch import distributed as dist
-from torch import multiprocessing as mp
 
+from tests.processes import in_two_processes
 from wordregion.data.scenes import SceneNegatives
 from wordregion.data.sentences import SentenceCollator
 from wordregion.data.tokens import Tokenizer
@@ -194,6 +194,6 @@ def test_two_processes_return_what_one_returns(tmp_path):
     torch.set_num_threads(1)
     alone = json.loads(run(7).to_json())
     torch.set_num_threads(threads)
-    mp.spawn(_process, (2, str(tmp_path)), nprocs=2)
+    in_two_processes(_process, 2, str(tmp_path))
     for rank in range(2):
         assert json.loads((tmp_path / f"{rank}.json").read_text()) == alone

@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 from torch import distributed as dist
-from torch import multiprocessing as mp
 from torchvision.transforms.v2 import functional as F
 
 from tests.evaluate.painted import CLASSES, TOKENIZER, Detections, Seeing, painted, plain
+from tests.processes import in_two_processes
 from wordregion.data.datasets import CocoInstances
 from wordregion.data.ground_collate import GroundCollator
 from wordregion.data.prompts import Wording
@@ -111,6 +111,6 @@ def _process(rank, world, folder):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo over a file needs POSIX")
 def test_two_processes_return_what_one_returns(tmp_path: Path) -> None:
-    mp.spawn(_process, (2, str(tmp_path)), nprocs=2)
+    in_two_processes(_process, 2, str(tmp_path))
     one = measure(per_prompt=2).to_json()
     assert [(tmp_path / f"{rank}.json").read_text() for rank in (0, 1)] == [one, one]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from torch import distributed as dist
-from torch import multiprocessing as mp
 
+from tests.processes import in_two_processes
 from wordregion.data.collate import Collator
 from wordregion.data.phrases import PhraseCollator
 from wordregion.data.tokens import Tokenizer
@@ -186,6 +186,6 @@ def test_two_processes_return_what_one_returns(tmp_path):
     torch.set_num_threads(1)
     alone = json.loads(run().to_json())
     torch.set_num_threads(threads)
-    mp.spawn(_process, (2, str(tmp_path)), nprocs=2)
+    in_two_processes(_process, 2, str(tmp_path))
     for rank in range(2):
         assert json.loads((tmp_path / f"{rank}.json").read_text()) == alone

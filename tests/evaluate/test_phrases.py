@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from torch import distributed as dist
-from torch import multiprocessing as mp
 
 from tests.evaluate.painted import TOKENIZER, Captions, Seeing, plain
+from tests.processes import in_two_processes
 from wordregion.data.ground_collate import GroundCollator
 from wordregion.data.tokens import Tokenizer
 from wordregion.detector import Found
@@ -68,6 +68,6 @@ def _process(rank, world, folder):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo over a file needs POSIX")
 def test_two_processes_return_what_one_returns(tmp_path: Path) -> None:
-    mp.spawn(_process, (2, str(tmp_path)), nprocs=2)
+    in_two_processes(_process, 2, str(tmp_path))
     one = measure().to_json()
     assert [(tmp_path / f"{rank}.json").read_text() for rank in (0, 1)] == [one, one]

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from torch import distributed as dist
-from torch import multiprocessing as mp
 
+from tests.processes import in_two_processes
 from wordregion.data.scene_text import ANSWERS
 from wordregion.data.scenes import SceneQuestions
 from wordregion.data.sentences import SentenceCollator
@@ -142,6 +142,6 @@ def process(rank, file, out):
 
 
 def test_two_processes_give_the_result_of_one(tmp_path):
-    mp.spawn(process, (tmp_path / "store", tmp_path), nprocs=2)
+    in_two_processes(process, tmp_path / "store", tmp_path)
     for rank in range(2):
         assert json.loads((tmp_path / f"{rank}.json").read_text()) == json.loads(run().to_json())

@@ -26,7 +26,7 @@ POINTER = {"alpha04": 65532}  # README: that run starts near the end of the queu
 
 def arrays(golden: Golden, names: list[str]) -> Iterator[tuple[str, Tensor]]:
     """Yields (name, array) of everything in the group that `names` asks for and this module knows."""
-    state = weights(golden.manifest["models"]["pretrain"])
+    state = weights(golden, "pretrain")
     if any(not re.match(r"pretrain/alpha\d+", name) for name in names):
         yield from _static(golden, state)
     runs = sorted({found[1] for name in names if (found := re.match(r"pretrain/(alpha\d+)(?:/|__)", name))})

@@ -75,7 +75,7 @@ def _run(golden: Golden, run: str, names: list[str]) -> Iterator[tuple[str, Tens
     )
     task = AlignTask(released_model(golden, "retrieval", LAYOUT), settings).eval()
     task.teacher.load_state_dict(released_model(golden, "retrieval", LAYOUT, momentum=True).state_dict())
-    state, batch = weights(golden.manifest["models"]["retrieval"]), _batch(golden)
+    state, batch = weights(golden, "retrieval"), _batch(golden)
     after = golden.arrays.get(f"{run}/queue_ptr_after")
     start = 0 if after is None else int(after[0] - len(batch.token_ids)) % QUEUE
     task.queue.image.copy_(state["image_queue"].T)

@@ -6,6 +6,7 @@ The generator follows the rules in the folder's README: PCG64 seeded with the CR
 import json
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -25,28 +26,7 @@ def images(shape: tuple[int, ...], seed: int = 7) -> Tensor:
     return torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
 
 
-def weights(entries: list[dict]) -> dict[str, Tensor]:
-    """State dict of a model of the manifest; buffers that keep their constructor value are left out."""
-    state: dict[str, Tensor] = {}
-    for entry in entries:
-        key, shape, init = entry["key"], entry["shape"], entry["init"]
-        if init == "normal":
-            state[key] = torch.from_numpy(draw(key, shape))
-        elif init == "one_plus_normal":
-            state[key] = torch.from_numpy(draw(key, shape) + np.float32(1))
-        elif init == "tied":
-            state[key] = state[entry["tied_to"]]
-        elif init == "buffer:normal_l2norm_dim0":
-            array = draw(key, shape)
-            state[key] = torch.from_numpy(array / np.maximum(np.linalg.norm(array, axis=0, keepdims=True), 1e-12))
-        elif init.startswith("const:"):
-            state[key] = torch.full(shape, float(init.removeprefix("const:")))
-        elif init != "buffer:keep":
-            raise ValueError(f"manifest.json, model key {key}: unknown init '{init}'")
-    return state
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Golden:
     folder: Path
     manifest: dict
@@ -68,6 +48,28 @@ class Golden:
     def stored(self, name: str) -> str:
         entry = self.manifest["outputs"].get(name)
         return entry["stored"] if isinstance(entry, dict) else "full"
+
+
+@lru_cache(maxsize=1)  # drawing takes longer than loading, and a group builds the same model several times
+def weights(golden: Golden, model: str) -> dict[str, Tensor]:
+    """State dict of a model of the manifest, only to be read; buffers that keep their constructor value are left out."""
+    state: dict[str, Tensor] = {}
+    for entry in golden.manifest["models"][model]:
+        key, shape, init = entry["key"], entry["shape"], entry["init"]
+        if init == "normal":
+            state[key] = torch.from_numpy(draw(key, shape))
+        elif init == "one_plus_normal":
+            state[key] = torch.from_numpy(draw(key, shape) + np.float32(1))
+        elif init == "tied":
+            state[key] = state[entry["tied_to"]]
+        elif init == "buffer:normal_l2norm_dim0":
+            array = draw(key, shape)
+            state[key] = torch.from_numpy(array / np.maximum(np.linalg.norm(array, axis=0, keepdims=True), 1e-12))
+        elif init.startswith("const:"):
+            state[key] = torch.full(shape, float(init.removeprefix("const:")))
+        elif init != "buffer:keep":
+            raise ValueError(f"manifest.json, model key {key}: unknown init '{init}'")
+    return state
 
 
 @dataclass(frozen=True)

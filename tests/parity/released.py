@@ -12,7 +12,7 @@ from wordregion.models.official import load_official, to_official
 
 def released_model(golden: Golden, name: str, layout: str, momentum: bool = False) -> FusionModel:
     """The model of the manifest's list `name`, at the layout's image size, in evaluation mode."""
-    model, report = load_official(weights(golden.manifest["models"][name]), layout, momentum=momentum)
+    model, report = load_official(weights(golden, name), layout, momentum=momentum)
     foreign = [ours for ours in report.new if not ours.startswith(("temperature", "image_proj", "text_proj"))]
     assert not foreign, f"left at constructor value: {foreign}"
     return model

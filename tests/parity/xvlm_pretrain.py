@@ -190,7 +190,7 @@ def _adamw_step(model: FusionModel) -> None:
 @torch.no_grad()
 def _deit(golden: Golden) -> Iterator[tuple[str, Tensor]]:
     vision = TimmVision("deit_base_patch16_224", PIXELS).eval()
-    vision.body.load_state_dict(weights(golden.manifest["models"]["deit_vision_only"]))
+    vision.body.load_state_dict(weights(golden, "deit_vision_only"))
     batch = image_batch(golden, 5, with_boxes=True)
     box = _corners(golden.inputs["region_boxes_xywh_pixels_at_224"])
     views = encode_views(vision, batch.image, box, batch.text_image)
