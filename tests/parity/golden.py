@@ -52,7 +52,7 @@ class Golden:
 
 @lru_cache(maxsize=1)  # drawing takes longer than loading, and a group builds the same model several times
 def weights(golden: Golden, model: str) -> dict[str, Tensor]:
-    """State dict of a model of the manifest, only to be read; buffers that keep their constructor value are left out."""
+    """State dict of a model of the manifest, to be read only; buffers that keep their initial value are left out."""
     state: dict[str, Tensor] = {}
     for entry in golden.manifest["models"][model]:
         key, shape, init = entry["key"], entry["shape"], entry["init"]
