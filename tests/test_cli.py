@@ -188,10 +188,10 @@ def test_ctrl_c_ends_with_status_130_and_one_line(
 
 def test_albef_4m_has_the_papers_settings() -> None:
     recipe = albef_4m(data=("captions.json",))
-    assert (recipe.run.batch, recipe.run.steps) == (512, 30 * 4_000_000 // 512)
+    assert (recipe.run.batch, recipe.run.steps) == (512, 30 * (4_000_000 // 512))
     assert (recipe.optim.lr, recipe.optim.weight_decay, recipe.optim.warmup) == (1e-4, 0.02, 2000)
-    rates = [recipe.optim.lr * recipe.optim.factor(step, recipe.run.steps) for step in (1999, recipe.run.steps)]
-    torch.testing.assert_close(torch.tensor(rates), torch.tensor([1e-4, 1e-5]))
+    rates = [recipe.optim.lr * recipe.optim.factor(step, recipe.run.steps) for step in (0, 2001, recipe.run.steps)]
+    torch.testing.assert_close(torch.tensor(rates), torch.tensor([1e-5, 1e-4, 1e-5]))
     task = recipe.task
     assert (task.queue_size, task.momentum, task.distill, task.ramp_steps) == (65536, 0.995, 0.4, 4_000_000 // 512)
 

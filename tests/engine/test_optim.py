@@ -80,6 +80,20 @@ def test_schedules() -> None:
     assert AdamW(schedule="step", milestones=()).factor(9, 10) == 1
 
 
+def test_stairs() -> None:
+    stairs = AdamW(warmup=4, start=0.5, final=0.1, stairs=(2, 10))
+    assert [stairs.factor(step, 20) for step in range(6)] == pytest.approx([0.5, 0.5, 0.5, 0.75, 0.75, 1.0])
+    assert {stairs.factor(step, 20) for step in range(5, 10)} == {1.0}
+    assert [stairs.factor(step, 20) for step in (10, 19, 20, 25)] == pytest.approx([0.55, 0.55, 0.1, 0.1])
+    short = AdamW(warmup=6, start=0.5, stairs=(2, 3))  # the warm-up ends with the first epoch
+    assert [short.factor(step, 12) for step in (2, 3)] == pytest.approx([0.5, 0.5 * (1 + math.cos(math.pi / 4))])
+    assert AdamW(stairs=(1, 5), schedule="linear").factor(0, 10) == 1
+    with pytest.raises(UsageError, match="above 0"):
+        AdamW(stairs=(0, 5))
+    with pytest.raises(UsageError, match="milestones"):
+        AdamW(schedule="step", stairs=(1, 5))
+
+
 def test_clipping_equals_torchs() -> None:
     torch.manual_seed(0)
     ours, theirs = Toy(), Toy()

@@ -3,6 +3,8 @@
 import argparse
 import re
 import sys
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +16,16 @@ from tests.parity import (
     albef_nlvr,
     albef_pretrain,
     albef_retrieval,
+    albef_schedules,
     albef_vqa,
+    conversions,
     glip,
+    relative_positions,
     xvlm_captioning,
     xvlm_pretrain,
     xvlm_tasks,
 )
-from tests.parity.golden import Golden, compare
+from tests.parity.golden import Golden, Verdict, compare
 
 GROUPS = {
     "albef": {
@@ -46,6 +51,7 @@ GROUPS = {
         "captioning": xvlm_captioning.arrays,
     },
 }
+FILES = {"lr_schedule": albef_schedules, "conversions": conversions, "relative_position_interp": relative_positions}
 
 
 def system_of(golden: Golden) -> str:
@@ -54,32 +60,45 @@ def system_of(golden: Golden) -> str:
     return "xvlm" if any(key.startswith("vision_encoder.") for key in keys) else "albef"
 
 
+def files(golden: Golden, system: str, only: str) -> Iterator[Verdict]:
+    """What the folder tells beside its arrays, in files of their own."""
+    for name, module in FILES.items():
+        asked = f"{name}/".startswith(only) or only.startswith(f"{name}/")
+        if asked and (golden.folder / module.FILE).is_file():
+            yield from (verdict for verdict in module.verdicts(system, golden) if verdict.name.startswith(only))
+
+
+def arrays(golden: Golden, system: str, names: list[str]) -> Iterator[Verdict]:
+    """A verdict for each of `names`; one that no group computes fails."""
+    left = set(names)
+    for group, compute in GROUPS[system].items():
+        asked = [name for name in names if re.split("/|__", name)[0] == group]
+        if not asked:
+            continue
+        for name, value in compute(golden, asked):
+            if name in left:
+                left.discard(name)
+                yield compare(golden, name, np.asarray(value.detach()))
+    for name in sorted(left):
+        yield Verdict(f"{name}: no such array is computed here", float("inf"), 0.0)
+
+
 def main(folder: Path, only: str = "") -> int:
     """Prints name, largest difference, tolerance and verdict of each array; returns how many failed."""
     if glip.is_glip(folder):
         return glip.main(folder, only)
     golden = Golden.read(folder)
+    system, passed, failures = system_of(golden), 0, 0
     names = [name for name in golden.names() if name.startswith(only)]
-    left, failures = set(names), 0
-    for group, compute in GROUPS[system_of(golden)].items():
-        asked = [name for name in names if re.split("/|__", name)[0] == group]
-        if not asked:
-            continue
-        for name, value in compute(golden, asked):
-            if name not in left:
-                continue
-            left.discard(name)
-            verdict = compare(golden, name, np.asarray(value.detach()))
-            failures += not verdict.good
-            print(
-                f"{verdict.name:70} {verdict.difference:10.2e} {verdict.tolerance:10.2e} "
-                f"{'ok' if verdict.good else 'FAILED'}",
-                flush=True,
-            )
-    for name in sorted(left):
-        print(f"{name:70} {'-':>10} {'-':>10} FAILED: no such array is computed here")
-    failures += len(left)
-    print(f"{len(names) - failures} passed, {failures} failed")
+    for verdict in chain(files(golden, system, only), arrays(golden, system, names)):
+        passed += verdict.good
+        failures += not verdict.good
+        print(
+            f"{verdict.name:70} {verdict.difference:10.2e} {verdict.tolerance:10.2e} "
+            f"{'ok' if verdict.good else 'FAILED'}",
+            flush=True,
+        )
+    print(f"{passed} passed, {failures} failed")
     return failures
 
 

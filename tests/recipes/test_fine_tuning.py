@@ -44,8 +44,8 @@ def test_published_settings():
     assert flickr.task.ramp_steps == 145_000 // 256
     assert flickr.optim.factor(0, flickr.run.steps) * flickr.optim.lr == pytest.approx(1e-5)
     entail = entail_snli_ve(checkpoint=Path("x"))
-    rate = [entail.optim.lr * entail.optim.factor(step, entail.run.steps) for step in (99, entail.run.steps)]
-    assert rate == pytest.approx([2e-5, 1e-6])
+    rate = [entail.optim.lr * entail.optim.factor(step, entail.run.steps) for step in (100, 101, entail.run.steps)]
+    assert rate == pytest.approx([1e-5, 2e-5, 1e-6])
     assert entail.run.steps == 5 * (529_527 // 256)
 
 

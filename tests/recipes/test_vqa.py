@@ -16,8 +16,8 @@ from wordregion.recipes.vqa import vqa_scenes, vqa_v2
 def test_the_published_settings(tmp_path):
     recipe = vqa_v2(checkpoint=tmp_path)
     assert (recipe.run.batch, recipe.run.steps, recipe.task.ramp_steps) == (256, 8 * 2570, 2570)
-    rates = [recipe.optim.lr * recipe.optim.factor(step, recipe.run.steps) for step in (0, 399, 8 * 2570 - 1)]
-    assert rates == pytest.approx([1.0025e-5, 2e-5, 1e-6], rel=1e-3)
+    rates = [recipe.optim.lr * recipe.optim.factor(step, recipe.run.steps) for step in (0, 400, 401, 8 * 2570 - 1)]
+    assert rates == pytest.approx([1e-5, 1.75e-5, 2e-5, 1.7231444e-6])
     assert recipe.task.distill == 0.4
 
 

@@ -12,7 +12,7 @@ from wordregion.errors import UsageError
 from wordregion.models.zoo import albef_base, albef_tiny_conv
 from wordregion.objectives import Contrast, MaskedWords, Match
 from wordregion.recipes.recipe import AdamW, Data, Recipe, Run
-from wordregion.recipes.tuning import check_data, opened
+from wordregion.recipes.tuning import albef_adamw, check_data, opened
 from wordregion.tasks.align import Align
 
 CENTRED = (0.5, 0.5, 0.5)
@@ -61,8 +61,8 @@ def albef_4m(
 ) -> Recipe:
     """ALBEF-base as published: 30 epochs over 4 million images, batch 512.
 
-    Settings are the paper's and its code's: AdamW 1e-4 with weight decay 0.02, cosine from 1e-5 over 1e-4 to 1e-5,
-    2,000 steps of warm-up, queue of 65,536, momentum 0.995, distillation rising to 0.4 over the first epoch.
+    Settings are the paper's and its code's: AdamW with weight decay 0.02, 1e-5 to 1e-4 in 2,000 steps, then a cosine
+    back to 1e-5 (see `albef_adamw`), queue of 65,536, momentum 0.995, distillation rising to 0.4 over the first epoch.
 
     Args:
         data: caption files of COCO, Visual Genome, CC3M and SBU (whatever `wordregion data check` reads).
@@ -76,10 +76,11 @@ def albef_4m(
     if records < batch:
         raise UsageError(f"albef_4m: records={records} is less than one batch of {batch}. Give the number of images.")
     tokenizer = partial(Tokenizer, text, max_tokens=25, sep=False)
+    epoch = records // batch
     return Recipe(
         name="albef_4m",
         model=partial(albef_base, 256, text=text),
-        task=Align(ramp_steps=records // batch),
+        task=Align(ramp_steps=epoch),
         data=Data(
             train=partial(opened, data, images),
             transform=TrainTransform(256),
@@ -87,6 +88,6 @@ def albef_4m(
             evaluate=None if val is None else partial(open_source, val, images),
             eval_transform=EvalTransform(256),
         ),
-        optim=AdamW(lr=1e-4, weight_decay=0.02, warmup=2000, start=0.1, final=0.1),
-        run=Run(steps=30 * records // batch, batch=batch, precision="bf16", parallel="ddp", workers=8, save_every=5000),
+        optim=albef_adamw(1e-4, epoch, final=0.1, warmup=20, start=0.1),
+        run=Run(steps=30 * epoch, batch=batch, precision="bf16", parallel="ddp", workers=8, save_every=5000),
     )

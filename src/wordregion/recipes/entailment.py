@@ -13,7 +13,7 @@ from wordregion.evaluate.entailment import evaluate_entailment
 from wordregion.models.fusion import FusionModel
 from wordregion.models.zoo import albef_base, albef_tiny_conv, for_entailment
 from wordregion.recipes.recipe import AdamW, Data, Recipe, Run
-from wordregion.recipes.tuning import epoch_steps, named_start, new_or_trained, tuned
+from wordregion.recipes.tuning import albef_adamw, epoch_steps, named_start, new_or_trained, tuned
 from wordregion.tasks.classify import Classify
 
 CENTRED = (0.5, 0.5, 0.5)
@@ -51,7 +51,7 @@ def entail_snli_ve(
             evaluate=partial(SnliVe, val, images),
             eval_transform=EvalTransform(384),
         ),
-        optim=AdamW(lr=2e-5, weight_decay=0.02, warmup=100, start=0.5, final=0.05),
+        optim=albef_adamw(2e-5, epoch, final=0.05, start=0.5),
         run=Run(steps=5 * epoch, batch=batch, precision="bf16", parallel="ddp", workers=4, save_every=epoch),
         evaluation=evaluate_entailment,
     )

@@ -19,7 +19,16 @@ from wordregion.models.fusion import FusionModel
 from wordregion.models.zoo import albef_base, albef_tiny_conv, for_two_images, xvlm_base
 from wordregion.nn.pair_fusion import one_image_name
 from wordregion.recipes.recipe import AdamW, Data, Recipe, Run
-from wordregion.recipes.tuning import check_data, epoch_steps, named_start, new_or_trained, opened, tuned, xvlm_adamw
+from wordregion.recipes.tuning import (
+    albef_adamw,
+    check_data,
+    epoch_steps,
+    named_start,
+    new_or_trained,
+    opened,
+    tuned,
+    xvlm_adamw,
+)
 from wordregion.tasks.assign_text import AssignText
 from wordregion.tasks.classify import Classify
 
@@ -72,7 +81,7 @@ def nlvr2_pretrain(
         model=partial(two_images, albef_base, "assign", start, 256),
         task=AssignText(),
         data=_pairs(data, images, text, pixels=256, tokens=25, words=30),
-        optim=AdamW(lr=2e-5, weight_decay=0.02, warmup=100, start=0.5, final=1.0),
+        optim=albef_adamw(2e-5, steps, final=0.5, start=0.5),
         run=Run(steps=steps, batch=batch, precision="bf16", parallel="ddp", workers=8, save_every=2000),
         evaluation=partial(evaluate_retrieval, k=0),  # the match head is gone, the contrast is not
     )
@@ -147,7 +156,7 @@ def nlvr2(
         model=partial(two_images, albef_base, "nlvr", start, 384),
         task=Classify("nlvr", ramp_steps=epoch),
         data=_statements(train, val, images, text),
-        optim=AdamW(lr=2e-5, weight_decay=0.02, warmup=100, start=0.5, final=0.05),
+        optim=albef_adamw(2e-5, epoch, final=0.05, start=0.5),
         run=Run(steps=10 * epoch, batch=batch, precision="bf16", parallel="ddp", workers=4, save_every=epoch),
         evaluation=evaluate_nlvr,
     )

@@ -33,6 +33,8 @@ class AdamW:
         warmup: steps of linear warm-up; its last step has the peak.
         start: share of `lr` from which the warm-up rises.
         final: share of `lr` at the end (cosine, linear).
+        stairs: steps for which the rate stays (cosine, linear): while it warms up, and while it falls, counted from the
+            first step (100 and an epoch in ALBEF's code). None = it changes at every step.
         milestones: shares of all steps, those of the warm-up among them (step; GLIP's code).
         drop: factor at each milestone (step).
         lr_scale: (prefix, factor) by parameter name; the first prefix that fits counts.
@@ -50,6 +52,7 @@ class AdamW:
     warmup: int = 0
     start: float = 0.0
     final: float = 0.0
+    stairs: tuple[int, int] | None = None
     milestones: tuple[float, ...] = (0.6, 0.9)
     drop: float = 0.1
     lr_scale: tuple[tuple[str, float], ...] = ()
@@ -63,6 +66,11 @@ class AdamW:
             raise UsageError(f"optim: lr={self.lr} is not above 0. Give a learning rate such as 1e-4.")
         if self.schedule not in ("cosine", "linear", "step"):
             raise UsageError(f"optim: schedule={self.schedule!r} is unknown. Use cosine, linear or step.")
+        if self.stairs is not None and (self.schedule == "step" or min(self.stairs) < 1):
+            raise UsageError(
+                f"optim: stairs={self.stairs} with schedule={self.schedule}. Give two numbers of steps above 0, with "
+                "cosine or linear; milestones are stairs by themselves."
+            )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise UsageError(f"optim: betas={self.betas} are outside [0, 1). Use (0.9, 0.999).")
         for name in ("weight_decay", "warmup", "start", "final", "drop", "bias_scale"):
@@ -71,11 +79,21 @@ class AdamW:
 
     def factor(self, step: int, steps: int) -> float:
         """Share of `lr` at step `step` (from 0) of `steps`."""
+        if self.stairs is not None:
+            return self._on_stairs(step, steps, *self.stairs)
         if step < self.warmup:
             return self.start + (1 - self.start) * (step + 1) / self.warmup
         if self.schedule == "step":
             return self.drop ** sum(step >= round(milestone * steps) for milestone in self.milestones)
-        progress = (step - self.warmup) / max(1, steps - self.warmup)
+        return self._falling((step - self.warmup) / max(1, steps - self.warmup))
+
+    def _on_stairs(self, step: int, steps: int, rise: int, fall: int) -> float:
+        """ALBEF's code ends a stair of the warm-up after every step that is a multiple of it, in epoch 0 only."""
+        if self.warmup and step <= self.warmup and step < fall:
+            return self.start + (1 - self.start) * (max(0, step - 1) // rise * rise) / self.warmup
+        return self._falling(min(1.0, step // fall * fall / steps))
+
+    def _falling(self, progress: float) -> float:
         falling = 1 - progress if self.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
         return self.final + (1 - self.final) * falling
 

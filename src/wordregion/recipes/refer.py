@@ -23,7 +23,7 @@ from wordregion.models.store import start_from
 from wordregion.models.zoo import albef_base, albef_tiny_conv, for_locating, for_retrieval, xvlm_base, xvlm_tiny
 from wordregion.objectives import Box, Contrast, Match
 from wordregion.recipes.recipe import AdamW, Data, Recipe, Run
-from wordregion.recipes.tuning import epoch_steps, named_start, opened, tuned, without_teacher, xvlm_adamw
+from wordregion.recipes.tuning import albef_adamw, epoch_steps, named_start, opened, tuned, without_teacher, xvlm_adamw
 from wordregion.recipes.xvlm import scene_regions
 from wordregion.schema import Dataset
 from wordregion.tasks.align import Align
@@ -68,7 +68,7 @@ def refer_refcoco_plus(
         model=partial(tuned, albef_base, for_retrieval, start),
         task=Align(objectives=OBJECTIVES, ramp_steps=epoch),
         data=_weak(train, val, images, refs, instances, proposals, text, tokens=30),
-        optim=AdamW(lr=1e-5, weight_decay=0.02, final=0.1),
+        optim=albef_adamw(1e-5, epoch, final=0.1),
         run=Run(steps=5 * epoch, batch=batch, precision="bf16", parallel="ddp", workers=4, save_every=epoch),
         evaluation=evaluate_grounding,
     )

@@ -14,7 +14,15 @@ from wordregion.models.fusion import FusionModel
 from wordregion.models.zoo import albef_base, albef_tiny_conv, for_retrieval, xvlm_base
 from wordregion.objectives import Contrast, Match
 from wordregion.recipes.recipe import AdamW, Data, Recipe, Run
-from wordregion.recipes.tuning import epoch_steps, named_start, new_or_trained, tuned, without_teacher, xvlm_adamw
+from wordregion.recipes.tuning import (
+    albef_adamw,
+    epoch_steps,
+    named_start,
+    new_or_trained,
+    tuned,
+    without_teacher,
+    xvlm_adamw,
+)
 from wordregion.tasks.align import Align
 
 CENTRED = (0.5, 0.5, 0.5)
@@ -129,7 +137,7 @@ def _albef(
         partial(tuned, albef_base, for_retrieval, start),
         Align(objectives=OBJECTIVES, ramp_steps=epoch),
         _data(train, val, images, text, tokens=30),
-        AdamW(lr=1e-5, weight_decay=0.02, final=0.1),
+        albef_adamw(1e-5, epoch, final=0.1),
         batch=batch,
         epoch=epoch,
         epochs=epochs,

@@ -94,6 +94,20 @@ def without_teacher(*objectives: Objective) -> Align:
     return Align(objectives=objectives, momentum=None, queue_size=0, distill=0.0)
 
 
+def albef_adamw(lr: float, epoch: int, final: float, warmup: int = 1, start: float = 1.0) -> AdamW:
+    """The optimiser of ALBEF's programs: the rate falls by half a cosine, after each epoch, never within one.
+
+    Args:
+        lr: peak learning rate.
+        epoch: steps of an epoch.
+        final: share of `lr` that the cosine ends at, reached after the last epoch.
+        warmup: stairs of 100 steps at the beginning of the first epoch (the configurations' ``warmup_epochs``).
+        start: share of `lr` from which they rise.
+    """
+    stair = 100
+    return AdamW(lr=lr, weight_decay=0.02, warmup=warmup * stair, start=start, final=final, stairs=(stair, epoch))
+
+
 def xvlm_adamw(lr: float, steps: int, twice: tuple[str, ...] = ()) -> AdamW:
     """X-VLM's optimiser for every task (its code): betas 0.9 and 0.98, weight decay 0.01 and none on names with "bias",
     a tenth of the steps as warm-up, then linearly to 0.

@@ -15,7 +15,7 @@ from wordregion.evaluate.vqa import evaluate_vqa
 from wordregion.models.fusion import FusionModel
 from wordregion.models.zoo import albef_base, albef_tiny_conv, for_questions, xvlm_base
 from wordregion.recipes.recipe import AdamW, Data, Recipe, Run
-from wordregion.recipes.tuning import epoch_steps, named_start, new_or_trained, tuned, xvlm_adamw
+from wordregion.recipes.tuning import albef_adamw, epoch_steps, named_start, new_or_trained, tuned, xvlm_adamw
 from wordregion.schema import Dataset
 from wordregion.tasks.answer import Answer
 
@@ -63,7 +63,7 @@ def vqa_v2(
         model=partial(tuned, albef_base, for_questions, start, seed=before_questions),
         task=Answer(ramp_steps=epoch),
         data=_data(train, val, images, vg_images, text, tokens=25),
-        optim=AdamW(lr=2e-5, weight_decay=0.02, warmup=400, start=0.5, final=0.05),
+        optim=albef_adamw(2e-5, epoch, final=0.05, warmup=4, start=0.5),
         run=Run(steps=8 * epoch, batch=batch, precision="bf16", parallel="ddp", workers=4, save_every=epoch),
         evaluation=partial(evaluate_vqa, candidates=answers),
     )
