@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from wordregion.errors import UsageError
 from wordregion.evaluate.answers import generate_answers, rank_answers
 from wordregion.models.zoo import albef_tiny, for_questions
 
@@ -68,6 +69,16 @@ def test_the_two_ways_of_counting_differ(decoder):
     states, mask = questions()
     right, original = (rank_answers(decoder, states, mask, *padded(), 7, o)[1] for o in (False, True))
     assert not torch.allclose(right, original, atol=1e-3)
+
+
+def test_a_damaged_question_is_refused_whichever_way_it_is_answered(decoder):
+    states, mask = questions()
+    states[1] = float("nan")
+    with pytest.raises(UsageError, match="log-probabilities are not finite"):
+        rank_answers(decoder, states, mask, *padded(), 3)
+    for beams in (1, 3):
+        with pytest.raises(UsageError, match="log-probabilities are not finite"):
+            generate_answers(decoder, states, mask, START, END, max_tokens=4, beams=beams)
 
 
 def test_greedy_takes_the_most_probable_token_each_time(decoder):

@@ -80,6 +80,8 @@ def test_splits_and_spans_are_named_and_read_alone():
 
 
 def test_what_cannot_be_measured_is_refused():
+    with pytest.raises(UsageError, match="boxes are not finite"):
+        measured(Pictures(Grounding(0, (LEFT,))), box=(float("nan"), 0.5, 0.5, 1.0))
     with pytest.raises(UsageError, match="no phrase has a box"):
         measured(Pictures(Grounding(0)))
     model = albef_tiny((tokenizer := Tokenizer("scenes")).vocab_size, 32, width=32, vision_layers=1)

@@ -23,6 +23,7 @@ from wordregion.schema import Grounding, Sample
         ("They don't see the T-shirt (red).", "they do n't see the t-shirt red"),
         ('two people; one says "hi" at 3:30', "two people one says hi at 3:30"),
         ("It\u2019s 1,000 birds", "it 's 1,000 birds"),
+        ("I don't. Can't, won't!", "i do n't ca n't wo n't"),
         ("", ""),
     ],
 )
@@ -70,6 +71,23 @@ def test_people_s_own_words_get_full_marks_and_others_little():
     assert other["CIDEr"] < 20
 
 
+def test_references_without_a_word_are_refused_and_captions_without_one_score_nothing():
+    measures = pytest.importorskip("pycocoevalcap") and scorers()
+    with pytest.raises(UsageError, match="no reference caption has a word"):
+        measured(["..."], [["!!!"]], measures)
+    assert measured(["..."], [["a dog"]], measures) == {"BLEU-4": 0, "CIDEr": 0}
+
+
+def test_a_model_that_gives_nan_writes_nothing():
+    pytest.importorskip("pycocoevalcap")
+    sick = small()
+    for parameter in sick.heads.parameters():
+        torch.nn.init.constant_(parameter, float("nan"))
+    for width in (1, 2):
+        with pytest.raises(UsageError, match="log-probabilities are not finite"):
+            evaluate_captions(sick, scenes(), *settings(), beams=(width,), batch=6, progress=False)
+
+
 class Pictures:
     """Plain pictures with captions."""
 
@@ -103,6 +121,14 @@ def test_the_nearest_image_gives_its_most_typical_caption():
     found = nearest_captions(model, asked, known, settings()[0], lambda s, rng: s, images=1, progress=False)
     assert found[0] in ("a bright day", "a very bright day")
     assert found[1] == "a dark night"
+
+
+def test_images_without_a_place_have_no_nearest_one():
+    model = small()
+    model.encode_image = lambda image: torch.full((len(image), 1, 2), float("nan"))
+    known = Pictures((1.0, ("a bright day",)), (0.0, ("a dark night",)))
+    with pytest.raises(UsageError, match="image summaries are not finite"):
+        nearest_captions(model, known, known, settings()[0], lambda s, rng: s, progress=False)
 
 
 def test_wrong_use_is_one_line():

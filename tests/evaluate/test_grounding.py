@@ -118,6 +118,13 @@ def test_hits_and_shares_by_hand():
     assert (first.image, first.phrase, first.split) == (5, sample.texts[0], "val")
 
 
+def test_maps_that_are_not_finite_are_refused():
+    model = tiny_model()
+    torch.nn.init.constant_(model.fusion.layers[0].cross.q.weight, float("nan"))
+    with pytest.raises(UsageError, match="maps are not finite"):
+        evaluate_grounding(model, Noise(), Collator(TOKENIZER), unchanged, batch=2, progress=False)
+
+
 def test_summary_by_hand():
     def found(split, pointing, accuracy):
         return Located(0, "x", split, (0.5, 0.5), pointing, 0, accuracy)

@@ -21,6 +21,12 @@ def test_half_an_overlap_is_enough() -> None:
     assert find_phrase(torch.tensor([[0.0, 0.0, 4.0, 1.9]]), true).any_box is None
 
 
+def test_half_an_overlap_in_pixels_is_enough_after_rounding() -> None:
+    size = torch.tensor([640.0, 480.0, 640.0, 480.0])
+    found, true = torch.tensor([[41.0, 191.0, 52.0, 322.0]]) / size, torch.tensor([[41.0, 191.0, 63.0, 322.0]]) / size
+    assert find_phrase(found, true).any_box == 1
+
+
 def test_recall_by_depth_and_type() -> None:
     phrases = [
         FoundPhrase(("a",), 1, 6),

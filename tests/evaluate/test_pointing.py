@@ -81,6 +81,28 @@ def test_a_choice_is_right_from_half_an_overlap_on(choice, right):
     assert overlap_hits(boxes(choice), boxes([0, 0, 0.4, 0.4])).tolist() == [right]
 
 
+def test_half_an_overlap_in_pixels_is_enough_after_rounding():
+    """Boxes of whole pixels, one twice as wide as the other, as float32 in [0, 1]."""
+    size = torch.tensor([640.0, 480.0, 640.0, 480.0])
+    assert overlap_hits(boxes([41, 191, 52, 322]) / size, boxes([41, 191, 63, 322]) / size).tolist() == [True]
+    x, width = torch.arange(400.0), 1 + torch.arange(400.0) % 90
+    zero, high = torch.zeros(400), torch.full((400,), 131.0)
+    true, half, less = (torch.stack([x, zero, x + w, high], 1) / size for w in (2 * width, width, 0.999 * width))
+    assert all(overlap_hits(half[i : i + 1], true[i : i + 1]) for i in range(400))
+    assert not any(overlap_hits(less[i : i + 1], true[i : i + 1]) for i in range(400))
+
+
+def test_an_edge_on_a_pixel_is_that_pixel():
+    """The one bright column starts at pixel i: a box that ends there has none of it, one that starts there all."""
+    side = 384
+    column = torch.zeros(1, side, side)
+    for i in range(1, side):
+        column.zero_()
+        column[..., i] = 1
+        found = box_scores(column, boxes([0, 0, i, side], [i, 0, i + 1, side]) / side, power=0.0)[0]
+        assert found.tolist() == [0, side], i
+
+
 def test_any_true_box_will_do():
     found = overlap_hits(boxes([0, 0, 0.2, 0.2], [0.4, 0.4, 0.5, 0.5]), boxes([0.5, 0.5, 1, 1], [0, 0, 0.2, 0.22]))
     assert found.tolist() == [True, False]

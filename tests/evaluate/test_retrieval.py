@@ -190,8 +190,18 @@ def test_bad_arguments_and_records():
             evaluate_retrieval(tiny_model(), Noise(), collator, broken, k=1, workers=workers, progress=False)
     sick = tiny_model()
     torch.nn.init.constant_(sick.text_proj.weight, float("nan"))
-    with pytest.raises(UsageError, match="not finite"):
+    with pytest.raises(UsageError, match="features are not finite"):
         evaluate_retrieval(sick, Noise(), collator, unchanged, k=1, progress=False)
+
+
+@pytest.mark.parametrize("part", ["match", "temperature"])
+def test_scores_that_are_not_finite_are_refused(part):
+    model = tiny_model()
+    with torch.no_grad():
+        for parameter in [model.temperature] if part == "temperature" else model.heads["match"].parameters():
+            parameter.fill_(float("nan"))
+    with pytest.raises(UsageError, match="scores are not finite"):
+        evaluate_retrieval(model, Noise(), collator, unchanged, k=1, progress=False)
 
 
 def _process(rank, world, folder):

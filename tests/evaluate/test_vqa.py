@@ -1,6 +1,7 @@
 """Evaluation of a tiny model that answers questions, alone and over two processes."""
 
 import json
+import re
 from dataclasses import dataclass, replace
 
 import pytest
@@ -14,7 +15,7 @@ from wordregion.data.sentences import SentenceCollator
 from wordregion.data.tokens import Tokenizer
 from wordregion.data.transforms import EvalTransform
 from wordregion.errors import UsageError
-from wordregion.evaluate.vqa import evaluate_vqa, written
+from wordregion.evaluate.vqa import _parts, evaluate_vqa, written
 from wordregion.models.zoo import albef_tiny, for_questions
 
 TOKENIZER = Tokenizer("scenes")
@@ -57,9 +58,10 @@ def tiny_model():
     return model
 
 
-def run(data=None, **settings):
+def run(data=None, model=None, **settings):
     settings = {"candidates": ANSWERS, "k": 5, "batch": 2, "progress": False, **settings}
-    return evaluate_vqa(tiny_model(), Asked() if data is None else data, COLLATOR, EvalTransform(32), **settings)
+    data = Asked() if data is None else data
+    return evaluate_vqa(model or tiny_model(), data, COLLATOR, EvalTransform(32), **settings)
 
 
 def test_measures_follow_from_the_predictions():
@@ -93,6 +95,30 @@ def test_without_answers_there_are_predictions_only():
     assert result.predictions == run().predictions
 
 
+def test_some_questions_without_answers_are_counted_and_refused():
+    class Mixed(Asked):
+        def __getitem__(self, index):
+            sample = super().__getitem__(index)
+            return replace(sample, target={**sample.target, "answers": {}}) if index in (2, 5) else sample
+
+    with pytest.raises(UsageError, match="asked: 2 of 9 questions have no answer"):
+        run(Mixed())
+
+
+def test_exact_compares_parts_by_the_rules_of_vqa():
+    assert _parts("the two, a book") == _parts("book, 2")
+    assert _parts("two books") != _parts("two, books")
+
+
+@pytest.mark.parametrize("settings", [{}, {"candidates": None}, {"candidates": None, "beams": 3}])
+def test_a_model_that_gives_nan_is_refused(settings):
+    sick = tiny_model()
+    for parameter in sick.heads["answer"].parameters():
+        torch.nn.init.constant_(parameter, float("nan"))
+    with pytest.raises(UsageError, match="log-probabilities are not finite"):
+        run(model=sick, **settings)
+
+
 def test_generation_and_the_original_ranking_have_names_of_their_own():
     assert "raw/greedy/exact" in run(candidates=None).metrics
     assert "finetuned_on_x/beam3/exact" in run(candidates=None, beams=3, protocol="finetuned_on_x").metrics
@@ -109,6 +135,15 @@ def test_words_are_written_as_people_do():
     assert written("book , tape dispenser") == "book, tape dispenser"
     assert written("1 , 000") == "1,000"
     assert written("red") == "red"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    """st. louis|mr. clean|u.s. open|no. 1|100%|3.5%|$10|$1.50|$.50|#1|b&w|at&t|black & white|3+|3 + 4|1.5|.5|1,000
+u.s.a.|washington, d.c.|5:30 p.m.|www.amazon.com|t-shirt|3/4|mcdonald's|a man. a dog""".replace("\n", "|").split("|"),
+)
+def test_words_and_marks_as_bert_parts_them_become_the_answer_again(answer):
+    assert written(" ".join(re.findall(r"\w+|[^\w\s]", answer))) == answer
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
+import pytest
 import torch
 
+from wordregion.errors import UsageError
 from wordregion.models.detect import Thresholds, detect, label_scores, suppress
 from wordregion.nn.anchor_head import Grounded
 from wordregion.nn.pyramid import level_sizes
@@ -42,6 +44,14 @@ def test_nothing_found_and_no_labels():
     for rows in (tokens([1]), torch.zeros(0, 6, dtype=torch.bool)):
         found = detect(grounded([]), [rows], [(64, 96)])[0]
         assert found.box.shape == (0, 4)
+
+
+@pytest.mark.parametrize("part", ["logits", "delta", "centre"])
+def test_outputs_that_are_not_finite_are_refused(part):
+    outputs = grounded([(PLACES - 2, 1, 3.0)])
+    getattr(outputs, part)[0, 0] = float("nan")
+    with pytest.raises(UsageError, match="outputs are not finite"):
+        detect(outputs, [tokens([1])], [(64, 96)])
 
 
 def test_at_most_so_many_are_kept_but_for_ties():

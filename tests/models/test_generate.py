@@ -106,6 +106,32 @@ def table_like(table, rows):
     return other
 
 
+@pytest.mark.parametrize("beams", [0, 1, 3])
+def test_nan_is_refused(beams):
+    """Beams of 0 = greedy. The second row of texts alone is damaged."""
+
+    class Damaged(Table):
+        def next(self, ids):
+            logits = super().next(ids).clone()
+            logits[-max(beams, 1) :, 4] = float("nan")
+            return logits
+
+    table = Damaged(2 * max(beams, 1))
+    with pytest.raises(UsageError, match="log-probabilities are not finite"):
+        beam_search(table, PROMPT, 2, beams, Limits(END, 6)) if beams else write(table, PROMPT, 2, Limits(END, 6))
+
+
+def test_an_impossible_token_is_no_damage():
+    """Minus infinity is a probability of 0: of one word, and of the end that fills up a row that has ended."""
+    drawn = iter([torch.tensor([END, 4]), torch.tensor([END, 5]), torch.tensor([END, END])])
+    tables = [Table(rows) for rows in (2, 6)]
+    for table in tables:
+        table.logits[:, [END, 4], END] = float("-inf")
+    found = write(tables[0], PROMPT, 2, Limits(END, 9), lambda logits: next(drawn))
+    assert found.log_probability.isfinite().all()
+    assert beam_search(tables[1], PROMPT, 2, 3, Limits(END, 6)).log_probability.isfinite().all()
+
+
 def test_rows_end_one_by_one():
     drawn = iter([torch.tensor([END, 4]), torch.tensor([5, END])])
     found = write(Table(2), PROMPT, 2, Limits(END, 9), lambda logits: next(drawn))

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from wordregion.models.finite import require_finite
 from wordregion.models.generate import Limits, beam_search
 from wordregion.nn.decoder import AnswerDecoder
 from wordregion.nn.few_rows import FewRows
@@ -42,6 +43,9 @@ def rank_answers(
 
     Returns:
         indices of candidates and probabilities (0 to 1, summing to 1 over the K).
+
+    Raises:
+        UsageError: if a log-probability is not finite.
     """
     questions, k = len(question_QLD), min(k, len(ids_CM))
     start = ids_CM[:1, :1].expand(questions, 1)
@@ -61,6 +65,7 @@ def rank_answers(
         wanted = ids[row[part], position[part] + 2]
         rest.index_add_(0, row[part], logits_NV.log_softmax(-1).gather(1, wanted[:, None])[:, 0])
     total_QK = first_QK * (2 if original_behaviour else 1) + rest.view(questions, k)
+    require_finite(total_QK, "log-probabilities")
     probability, order = total_QK.softmax(1).sort(dim=1, descending=True, stable=True)
     return chosen_QK.gather(1, order), probability
 
@@ -90,6 +95,9 @@ def generate_answers(
 
     Returns:
         ids of each answer, without start and end.
+
+    Raises:
+        UsageError: if the decoder gives NaN.
     """
     prompt = torch.tensor([start], device=question_QLD.device)
     writer = _AnswerWriter(decoder, question_QLD, mask_QL)

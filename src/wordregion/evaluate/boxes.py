@@ -23,6 +23,7 @@ from wordregion.errors import UsageError
 from wordregion.evaluate.common import check_request, evaluating, over_batches
 from wordregion.evaluate.pointing import overlap_hits, point_hits
 from wordregion.losses.boxes import to_corners
+from wordregion.models.finite import require_finite
 from wordregion.models.fusion import FusionModel
 from wordregion.schema import Batch, Box, Dataset
 
@@ -103,7 +104,8 @@ def evaluate_boxes(
         progress: show a bar (main process only).
 
     Raises:
-        UsageError: for a bad argument, a model without a box head, or if no sample has a box.
+        UsageError: for a bad argument, a model without a box head, boxes that are not finite, or if no sample has a
+            box.
         DataError: for a broken record: an evaluation that skips records isn't comparable.
     """
     check_request(protocol, dataset, batch)
@@ -132,7 +134,9 @@ def predicted_boxes(model: FusionModel, batch: Batch) -> Float[Tensor, "G 4"]:
         return torch.zeros(0, 4)
     text, image = model.encode_text(batch.token_ids, batch.token_mask), model.encode_image(batch.image)
     cls = model.fuse(text, batch.token_mask, image, batch.text_image).cls
-    return to_corners(model.heads["box"](cls)).clamp(0, 1)[batch.grounding_text].cpu()
+    box_T4 = to_corners(model.heads["box"](cls))
+    require_finite(box_T4, "boxes")
+    return box_T4.clamp(0, 1)[batch.grounding_text].cpu()
 
 
 def judged(predicted_G4: Float[Tensor, "G 4"], batch: Batch) -> list[tuple[FoundBox, ...]]:

@@ -15,11 +15,12 @@ from wordregion.evaluate.cider import CiderD
 from wordregion.evaluate.common import check_request, evaluating, over_batches
 from wordregion.evaluate.vqa import written
 from wordregion.models.caption import CaptionWriter, word_head
+from wordregion.models.finite import require_finite
 from wordregion.models.fusion import FusionModel
 from wordregion.models.generate import Limits, beam_search, write
 from wordregion.schema import Batch, Dataset
 
-_WORD = re.compile(r"\d+(?:[.,:]\d+)+|[^\W_]+(?:-[^\W_]+)*|'(?:s|m|d|re|ve|ll)\b|\S")
+_WORD = re.compile(r"n't\b|\d+(?:[.,:]\d+)+|[^\W_]+(?:-[^\W_]+)*|'(?:s|m|d|re|ve|ll)\b|\S")
 _NOT = re.compile(r"(?<=[^\W\d_])n't\b")
 _DROPPED = frozenset(["''", "'", "``", "`", "(", ")", "{", "}", ".", "?", "!", ",", ":", "-", "--", "...", ";", '"'])
 
@@ -96,7 +97,8 @@ def evaluate_captions(
         progress: show a bar with rate and time left (main process only).
 
     Raises:
-        UsageError: for bad arguments, a model that writes no captions, or absent pycocoevalcap.
+        UsageError: for bad arguments, a model that writes no captions or gives NaN, absent pycocoevalcap, or references
+            without a word.
         DataError: for a broken record: an evaluation that skips records isn't comparable.
     """
     check_request(protocol, dataset, batch)
@@ -194,6 +196,9 @@ def nearest_captions(
         workers: processes that read images.
         device: where to compute; the model's own if None.
         progress: show a bar.
+
+    Raises:
+        UsageError: if a summary is not finite.
     """
 
     @torch.no_grad()
@@ -213,6 +218,7 @@ def nearest_captions(
     cider = CiderD(captions)
     table = torch.tensor([vector for vector, _ in theirs])
     similar = torch.tensor([vector for vector, _ in ours]) @ table.T
+    require_finite(similar, "image summaries")
     chosen = similar.topk(min(images, len(theirs)), dim=1).indices.tolist()
     return tuple(_most_typical([captions[i] for i in own], cider) for own in chosen)
 
@@ -231,10 +237,7 @@ def words(text: str) -> list[str]:
     Possessives and short verbs stand alone ("dog 's", "do n't"); words with hyphens stay whole.
     """
     text = _NOT.sub(" n't", text.lower().replace("\u2019", "'").replace("cannot", "can not"))
-    found: list[str] = []
-    for piece in text.split():
-        found += [piece] if piece == "n't" else _WORD.findall(piece)
-    return [word for word in found if word not in _DROPPED]
+    return [word for word in _WORD.findall(text) if word not in _DROPPED]
 
 
 Scorers = Mapping[str, Callable[[dict[int, list[str]], dict[int, list[str]]], float]]
@@ -260,7 +263,15 @@ def scorers() -> Scorers:
 
 
 def measured(predictions: Sequence[str], references: Sequence[Sequence[str]], measures: Scorers) -> dict[str, float]:
-    """Each measure of some captions, times 100."""
+    """Each measure of some captions, times 100.
+
+    Raises:
+        UsageError: if no reference has a word (pycocoevalcap counts none).
+    """
     people = {i: [" ".join(words(text)) for text in own] for i, own in enumerate(references)}
+    if not any(text for own in people.values() for text in own):
+        raise UsageError(
+            "no reference caption has a word, so nothing can be measured. Check the captions of the data set."
+        )
     ours = {i: [" ".join(words(text))] for i, text in enumerate(predictions)}
     return {name: 100 * float(measure(people, ours)) for name, measure in measures.items()}

@@ -18,6 +18,7 @@ from wordregion.data.collate import Collates, Item
 from wordregion.data.loader import Transform
 from wordregion.errors import DataError, UsageError
 from wordregion.evaluate.common import check_request, evaluating, over_batches
+from wordregion.models.finite import require_finite
 from wordregion.models.fusion import FusionModel
 from wordregion.schema import Batch, Dataset, Sample
 
@@ -209,8 +210,8 @@ def _judge(model: FusionModel, batch: Batch, lm: LanguageModel | None) -> list[C
     if "match" in model.heads:
         logits = model.heads["match"](model.fuse(text[rows], batch.token_mask[rows], image, columns).cls).float()
         scores["itm"] = logits[:, 1] - logits[:, 0]
-    if not all(score.isfinite().all() for score in scores.values()):
-        raise UsageError("the model's scores are not finite: its weights are damaged or the training diverged.")
+    for score in scores.values():
+        require_finite(score, "scores")
     plain = {way: score.tolist() for way, score in scores.items()}
     contests: list[Contest] = []
     begin = 0

@@ -108,7 +108,7 @@ def evaluate_detection(
         progress: show a bar (main process only).
 
     Raises:
-        UsageError: for a bad argument, or a data set without classes or boxes.
+        UsageError: for a bad argument, outputs that are not finite, or a data set without classes or boxes.
         DataError: for a broken record: an evaluation that skips records isn't comparable.
     """
     depth = COCO_DEPTH if measure == "coco" else LVIS_DEPTH

@@ -12,6 +12,7 @@ from wordregion.data.datasets.snli_ve import RELATIONS
 from wordregion.data.loader import Transform
 from wordregion.errors import UsageError
 from wordregion.evaluate.common import check_request, evaluating, over_batches
+from wordregion.models.finite import require_finite
 from wordregion.models.fusion import FusionModel
 from wordregion.models.two_images import pair_logits
 from wordregion.schema import Batch, Dataset
@@ -123,8 +124,7 @@ def measure(verdicts: Sequence[Verdict]) -> dict[str, float]:
 @torch.inference_mode()
 def _judge(model: FusionModel, batch: Batch) -> list[Verdict]:
     scores = pair_logits(model, batch, model.encode_image(batch.image), "entail").float().softmax(1)
-    if not scores.isfinite().all():
-        raise UsageError("the model's predictions are not finite: its weights are damaged or the training diverged.")
+    require_finite(scores, "predictions")
     kinds = batch.target.get("kind", [None] * len(scores))
     rows = zip(batch.target["label"].tolist(), scores.tolist(), kinds, strict=True)
     return [Verdict(label, tuple(own), kind) for label, own, kind in rows]

@@ -21,6 +21,7 @@ from wordregion.data.phrases import PhraseCollator, Phrases
 from wordregion.errors import UsageError
 from wordregion.evaluate.common import check_request, evaluating, over_batches
 from wordregion.evaluate.pointing import box_scores, covered, overlap_hits, peaks, point_hits
+from wordregion.models.finite import require_finite
 from wordregion.models.fusion import FusionModel
 from wordregion.models.gradcam import (
     check_words_count,
@@ -119,7 +120,7 @@ def evaluate_grounding(
         progress: show a bar (main process only).
 
     Raises:
-        UsageError: for a bad argument, or if no sample has a box.
+        UsageError: for a bad argument, maps that are not finite, or if no sample has a box.
         DataError: for a broken record: an evaluation that skips records isn't comparable.
     """
     check_request(protocol, dataset, batch)
@@ -173,6 +174,7 @@ def locate(maps_GYX: Float[Tensor, "G Y X"], batch: Batch) -> list[tuple[Located
     rows: list[list[Located]] = [[] for _ in batch.image_key]
     if not len(maps):
         return [() for _ in rows]
+    require_finite(maps, "maps")
     points = peaks(maps)
     centre = torch.tensor(CENTRE).expand(len(maps), 2)
     hits, centre_hits = point_hits(points, box_K4, owner_K), point_hits(centre, box_K4, owner_K)

@@ -18,6 +18,7 @@ from wordregion.data.collate import Collates
 from wordregion.data.loader import Transform
 from wordregion.errors import UsageError
 from wordregion.evaluate.common import check_request, evaluating, over_batches
+from wordregion.models.finite import require_finite
 from wordregion.models.fusion import FusionModel
 from wordregion.models.two_images import pair_logits
 from wordregion.schema import Batch, Dataset
@@ -138,8 +139,7 @@ def consistency(judgements: Sequence[Judgement]) -> float:
 @torch.inference_mode()
 def _judge(model: FusionModel, batch: Batch) -> list[Judgement]:
     scores = pair_logits(model, batch, model.encode_image(batch.image)).float().softmax(1)[:, 1]
-    if not scores.isfinite().all():
-        raise UsageError("the model's predictions are not finite: its weights are damaged or the training diverged.")
+    require_finite(scores, "predictions")
 
     def column(name: str) -> list[Any]:
         values = batch.target.get(name, [None] * len(scores))

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torchvision.ops import box_iou
+
+from wordregion.evaluate.pointing import overlap_hits
 
 ANY, MERGED = "any_box", "merged_box"
 ALL = "all"
@@ -40,7 +41,7 @@ def find_phrase(
         found_K4: xyxy, best first.
         true_M4: xyxy on the same scale, at least one.
         types: of the phrase.
-        least: IoU at which a box counts.
+        least: IoU at which a box counts, up to rounding: see `overlap_hits`.
     """
     around_14 = torch.cat([true_M4[:, :2].amin(0), true_M4[:, 2:].amax(0)])[None]
     return FoundPhrase(tuple(types), _place(found_K4, true_M4, least), _place(found_K4, around_14, least))
@@ -67,5 +68,5 @@ def recall(phrases: Sequence[FoundPhrase], depths: Sequence[int | None] = DEPTHS
 def _place(found_K4: Tensor, true_M4: Tensor, least: float) -> int | None:
     if not len(found_K4):
         return None
-    right_K = box_iou(found_K4.double(), true_M4.double()).amax(1) >= least
+    right_K = overlap_hits(found_K4, true_M4, least)
     return int(right_K.to(torch.uint8).argmax()) + 1 if right_K.any() else None

@@ -73,7 +73,7 @@ def evaluate_phrases(
         progress: show a bar (main process only).
 
     Raises:
-        UsageError: for a bad argument, or if no phrase has a box.
+        UsageError: for a bad argument, outputs that are not finite, or if no phrase has a box.
         DataError: for a broken record: an evaluation that skips records isn't comparable.
     """
     with evaluating(model, device) as where:

@@ -13,6 +13,13 @@ from wordregion.models.gradcam import resize
 SIDE = 384
 """Pixels at which maps are read. Boxes are in [0, 1], so a picture's own aspect ratio changes nothing."""
 
+ROUNDING = 5e-5
+"""An IoU may be so far below a limit. Two boxes in [0, 1] as float32 have an IoU up to 2e-5 beside that of their
+pixels (a true 1/2, one of them a pixel wide in a picture of 1,333)."""
+
+EDGE = 1e-3
+"""Pixels that a box's edge may lie before a pixel and count as on it: above what float32 rounds it by (2e-5)."""
+
 AT_ONCE = 64
 """Resized maps held at a time."""
 
@@ -38,7 +45,7 @@ def box_scores(
     """
     total = resize(maps_GYX, side, side).double().cumsum(1).cumsum(2)
     total = torch.nn.functional.pad(total, (1, 0, 1, 0))  # total[g, y, x] = sum over the pixels before y and x
-    x0, y0, x1, y1 = (box_B4.double() * side + 1e-6).floor().long().clamp(0, side).unbind(1)
+    x0, y0, x1, y1 = (box_B4.double() * side + EDGE).floor().long().clamp(0, side).unbind(1)
     inside_GB = total[:, y1, x1] - total[:, y0, x1] - total[:, y1, x0] + total[:, y0, x0]
     area_B = ((box_B4[:, 2] - box_B4[:, 0]) * (box_B4[:, 3] - box_B4[:, 1])).double() * side**2
     return (inside_GB / area_B**power).to(maps_GYX.dtype)
@@ -63,8 +70,11 @@ def point_hits(
 def overlap_hits(
     choice_B4: Float[Tensor, "B 4"], box_K4: Float[Tensor, "K 4"], least: float = 0.5
 ) -> Bool[Tensor, "B"]:
-    """Whether each chosen box has an IoU of at least `least` with any of a phrase's boxes (RefCOCO: one box, 0.5)."""
-    return box_iou(choice_B4.double(), box_K4.double()).amax(1) >= least
+    """Whether each chosen box has an IoU of at least `least` with any of a phrase's boxes (RefCOCO: one box, 0.5).
+
+    As both sets of boxes are rounded to float32, an IoU that is lower by up to `ROUNDING` counts too.
+    """
+    return box_iou(choice_B4.double(), box_K4.double()).amax(1) >= least - ROUNDING
 
 
 def covered(box_K4: Float[Tensor, "K 4"]) -> float:

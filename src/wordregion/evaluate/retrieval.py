@@ -26,6 +26,7 @@ from wordregion.distributed import comm
 from wordregion.errors import UsageError
 from wordregion.evaluate.common import Bar, check_request, evaluating, progress_bars, share
 from wordregion.evaluate.ranking import dense, look_up, pairs_to_score, recall_at, reorder, top_candidates
+from wordregion.models.finite import require_finite
 from wordregion.models.fusion import FusionModel
 from wordregion.schema import Batch, Dataset, Sample
 
@@ -118,7 +119,7 @@ def evaluate_retrieval(
         progress: show a bar with rate and time left (main process only).
 
     Raises:
-        UsageError: for a bad protocol, k or an empty data set, or features that are not finite.
+        UsageError: for a bad protocol, k or an empty data set, or features or scores that are not finite.
         DataError: for a broken record: an evaluation that skips records isn't comparable.
     """
     check_request(protocol, dataset, batch)
@@ -129,8 +130,8 @@ def evaluate_retrieval(
         image_IE = images.features(bar)
         ids_TL, mask_TL = _tokens(collator.tokenizer, images.captions, dataset.name)
         hidden_TLD, text_TE = encode_texts(model, ids_TL, mask_TL, 4 * batch, device, bar)
-        if not (image_IE.isfinite().all() and text_TE.isfinite().all()):
-            raise UsageError("the model's features are not finite: its weights are damaged or the training diverged.")
+        for feature in (image_IE, text_TE):
+            require_finite(feature, "features")
         depth = max(k, DEPTHS[-1])
         texts_IK, text_score_IK = top_candidates(image_IE, text_TE, depth)
         images_TK, image_score_TK = top_candidates(text_TE, image_IE, depth)
@@ -149,6 +150,8 @@ def evaluate_retrieval(
                     )
             logit_P2 = share(logit_P2, device)
             itc_P = (image_IE[image_P] * text_TE[text_P]).sum(1) / model.temperature.detach().float().cpu()
+            for score in (logit_P2, itc_P):
+                require_finite(score, "scores")
             for name, score_P in (("", logit_P2[:, 1]), ("+itc", logit_P2[:, 1] - logit_P2[:, 0] + itc_P)):
                 i2t, t2i = _both_ways(image_P, text_P, score_P, i2t_Ik, t2i_Tk)
                 lists[f"rerank_k{k}{name}"] = (*reorder(texts_IK, i2t), *reorder(images_TK, t2i))

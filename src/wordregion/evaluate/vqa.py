@@ -24,6 +24,13 @@ from wordregion.models.questions import answer_decoder, encode_questions
 from wordregion.schema import Batch, Dataset
 
 WUPS = (0.9, 0.0)
+_JOINED = re.compile(
+    r"(?<=\d\.) (?=\d)|(?<=^\.) (?=\d)|(?<=\$\.) (?=\d)"  # 1.5, .5, $.50
+    r"|(?<=\b\w\.) (?=\w\b)"  # u.s.a.
+    r"|(?<=\bwww\.) (?=\w)|(?<=\w\.) (?=(?:com|org|net|edu)\b)"  # www.amazon.com
+    r"|(?<=[$#]) (?=\w)"  # $10, #1
+)
+"""Spaces that nobody writes."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +100,10 @@ def evaluate_vqa(
 ) -> Vqa:
     """Answers every question of a data set and measures the answers.
 
-    Measures: ``exact`` (the answer, as a set of parts separated by commas, is the one of largest weight), ``accuracy``
-    (VQA accuracy, where every target has ``human_answers``), ``WUPS@0.9`` and ``WUPS@0.0`` (with `wordnet`). Where
-    targets have a ``kind``, the first of ``accuracy`` and ``exact`` is given for each kind too, as ``exact_binding``.
+    Measures: ``exact`` (the answer, as a set of parts separated by commas, is the one of largest weight; each part
+    normalised as VQA's answers are, so "the two" equals "2"), ``accuracy`` (VQA accuracy, where every target has
+    ``human_answers``), ``WUPS@0.9`` and ``WUPS@0.0`` (with `wordnet`). Where targets have a ``kind``, the first of
+    ``accuracy`` and ``exact`` is given for each kind too, as ``exact_binding``.
 
     Args:
         model: with an ``answer`` head; in any mode, which is restored.
@@ -115,7 +123,8 @@ def evaluate_vqa(
         progress: show a bar with rate and time left (main process only).
 
     Raises:
-        UsageError: for bad arguments, a model or collator without answers, or absent WordNet.
+        UsageError: for bad arguments, a model or collator without answers, absent WordNet, log-probabilities that are
+            not finite, or data that have answers to some questions only.
         DataError: for a broken record: an evaluation that skips records isn't comparable.
     """
     check_request(protocol, dataset, batch)
@@ -150,7 +159,13 @@ def evaluate_vqa(
             title="questions",
         )
     metrics: dict[str, float] = {}
-    if all(row.answers for row in rows):
+    lacking = sum(not row.answers for row in rows)
+    if 0 < lacking < len(rows):
+        raise UsageError(
+            f"{dataset.name}: {lacking:,} of {len(rows):,} questions have no answer, so nothing can be measured. "
+            "Give each an answer, or leave these questions out."
+        )
+    if not lacking:
         measures: dict[str, Callable[[_Row], float]] = {}
         if all(row.human for row in rows):
             measures["accuracy"] = lambda row: vqa_accuracy(row.predicted, row.human or ())
@@ -203,8 +218,14 @@ def _generator(model: FusionModel, tokenizer: Tokenizer, beams: int, max_tokens:
 
 
 def written(words: str) -> str:
-    """Generated words as people write them: BERT's tokens part "t-shirt" into "t - shirt"."""
-    words = re.sub(r"\s*(['\-/.:])\s*", r"\1", words)
+    """Generated words as people write them: BERT's tokens part "t-shirt" into "t - shirt".
+
+    Tokens carry no spaces, so what is usual is taken: "st. louis", but "1.5", "u.s.a." and "amazon.com"; "at&t", but
+    "black & white".
+    """
+    words = re.sub(r"\s*(['\-/:])\s*", r"\1", words)
+    words = re.sub(r"\s+([.%])|(?<=\d)\s+(\+)(?!\s*\w)", r"\1\2", words)
+    words = _JOINED.sub("", re.sub(r"\s*&\s*(?=\w\b)", "&", words))
     return re.sub(r"(?<=\d), (?=\d{3}\b)", ",", re.sub(r"\s*,\s*", ", ", words))
 
 
@@ -219,6 +240,7 @@ def _rows(batch: Batch, predicted: Sequence[str]) -> list[_Row]:
 
 
 def _parts(answer: str) -> frozenset[str]:
+    """What ``exact`` compares: the parts between commas, each by VQA's `normalise` (punctuation, number words ...)."""
     return frozenset(map(normalise, items(answer)))
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchvision.ops import nms
 
+from wordregion.models.finite import require_finite
 from wordregion.nn.anchor_head import Grounded
 from wordregion.nn.anchors import beyond_last, decode_boxes, make_anchors, to_unit
 from wordregion.nn.pyramid import LEVEL_STRIDES
@@ -76,7 +77,12 @@ def detect(
         tokens: of each text, True at the tokens of each of its labels.
         sizes: height and width in pixels of each text's picture, without padding.
         keep: thresholds.
+
+    Raises:
+        UsageError: if an output is not finite: NaN is above no threshold, so nothing would be found.
     """
+    for output in (grounded.logits, grounded.centre, grounded.delta):
+        require_finite(output, "outputs")
     anchors = make_anchors(grounded.sizes, LEVEL_STRIDES, grounded.logits.device)
     counts = [len(level) for level in anchors]
     found = []

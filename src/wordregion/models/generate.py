@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from wordregion.errors import UsageError
+from wordregion.models.finite import require_finite
 
 
 @runtime_checkable
@@ -97,6 +98,9 @@ def write(
         rows: R.
         limits: the penalty reaches the logits.
         choose: (R, W) logits to (R,) tokens; greedy by default.
+
+    Raises:
+        UsageError: for no room behind the prompt, or a model that gives NaN.
     """
     ids = prompt_M.expand(rows, -1)
     _check_room(prompt_M, limits)
@@ -106,11 +110,13 @@ def write(
     while ids.shape[1] < limits.max_tokens and bool(running.any()):
         score_RW = limits.apply(model(new), ids)
         word = torch.where(running, choose(score_RW), limits.end)
-        total += score_RW.log_softmax(1).gather(1, word[:, None])[:, 0] * running
+        own = score_RW.log_softmax(1).gather(1, word[:, None])[:, 0]
+        total += torch.where(running, own, 0.0)  # an ended row's end may be impossible: -inf x 0 is NaN
         count += running
         running = running & (word != limits.end)
         new = word[:, None]
         ids = torch.cat([ids, new], 1)
+    require_finite(total, "log-probabilities", infinite=True)
     begin = len(prompt_M)
     texts = [row[: row.index(limits.end)] if limits.end in row else row for row in ids[:, begin:].tolist()]
     return Texts(texts, (~running).tolist(), total / count)
@@ -133,6 +139,9 @@ def beam_search(
         beams: B.
         limits: the penalty reaches the log-probabilities. A text that is cut counts as finished.
         length_power: 1 = mean log-probability; 0 = the most probable text.
+
+    Raises:
+        UsageError: for no room behind the prompt, or a model that gives NaN.
     """
     _check_room(prompt_M, limits)
     Q, B, device = sequences, beams, prompt_M.device
@@ -146,6 +155,7 @@ def beam_search(
         log_RW = limits.apply(model(new).log_softmax(1), ids)
         W = log_RW.shape[1]
         found, flat = (score_QB[:, :, None] + log_RW.view(Q, B, W)).flatten(1).topk(min(2 * B, B * W), dim=1)
+        require_finite(found[:, 0], "log-probabilities", infinite=True)  # NaN sorts before any number
         row, word = first_row_Q1 + flat // W, flat % W
         ended = word == limits.end
         scale = ids.shape[1] ** length_power
