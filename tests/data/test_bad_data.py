@@ -2,8 +2,11 @@
 
 import io
 import json
+import os
 import pickle
+import signal
 import tarfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +18,9 @@ from PIL import Image
 
 from wordregion.data.check import check, contact_sheet
 from wordregion.data.datasets import Flickr30kEntities, ImageText, open_source
+from wordregion.data.datasets.nlvr2 import kind_of_statements
+from wordregion.data.datasets.snli_ve import is_snli_ve
+from wordregion.data.files import index_tar
 from wordregion.data.images import ImageStore, decode
 from wordregion.data.sources import HFDataset, Jsonl
 from wordregion.errors import DataError, UsageError, WordregionError
@@ -85,6 +91,28 @@ def cut_tar(folder: Path) -> None:
     (folder / "bad.tar").write_bytes(data[: len(jpeg()) + 2500])
 
 
+def tail(folder: Path, change: Callable[[bytes, int], bytes]) -> None:
+    """A tar of one pair whose bytes are changed; told where the zeros at its end begin."""
+    tar(folder / "bad.tar", {"a.jpg": jpeg(), "a.txt": b"a dog"})
+    data = (folder / "bad.tar").read_bytes()
+    (folder / "bad.tar").write_bytes(change(data, -(-len(data.rstrip(b"\0")) // 512) * 512))
+
+
+def csv_boxes(folder: Path, boxes: bytes, classes: bytes = b"/m/1,Dog\n") -> None:
+    (folder / "class-descriptions-boxable.csv").write_bytes(classes)
+    (folder / "train-annotations-bbox.csv").write_bytes(b"ImageID,LabelName,XMin,XMax,YMin,YMax\n" + boxes)
+    (folder / "train").mkdir()
+
+
+def saved_rows(folder: Path, **files: str) -> None:
+    """A saved Hugging Face data set of one row; then some of its files are overwritten."""
+    import datasets
+
+    datasets.Dataset.from_dict({"image": ["good.jpg"], "caption": ["a dog"]}).save_to_disk(folder / "saved")
+    for name, content in files.items():
+        (folder / "saved" / f"{name}.json").write_text(content)
+
+
 def parquet(folder: Path, columns: dict[str, list[object]]) -> None:
     pq.write_table(pa.table(columns), folder / "bad.parquet")
 
@@ -134,6 +162,12 @@ RECORDS: list[Case] = [
         lambda p: picture(p, saved(Image.new("RGB", (60, 60)), format="PNG")[:60]),
         "bad.jsonl",
         (LINE, "'image'", "damaged", "Replace"),
+    ),
+    (
+        "image name with a line end and an escape",
+        lambda p: jsonl(p, lines(image="a\n\x1b[2J.jpg")),
+        "bad.jsonl",
+        (LINE, "'image'", r"no image 'a\n\x1b[2J.jpg'", "point 'images' at"),
     ),
     (
         "missing image",
@@ -230,6 +264,12 @@ RECORDS: list[Case] = [
         ("annotation 1 (id 8)", "'bbox'", "nan", "finite"),
     ),
     (
+        "box with a number beyond floats",
+        lambda p: coco(p, "instances", bbox=[10**400, 2, 3, 4]),
+        "instances.json",
+        ("annotation 1 (id 8)", "'bbox'", "100000", "finite"),
+    ),
+    (
         "box with negative width",
         lambda p: coco(p, "instances", bbox=[9, 2, -3, 4]),
         "instances.json",
@@ -314,6 +354,12 @@ RECORDS: list[Case] = [
         ("image 1", "'id'", "no id in 4", "COCO"),
     ),
     (
+        "no category",
+        lambda p: coco(p, "instances", category_id=None),
+        "instances.json",
+        ("annotation 1 (id 8)", "'category_id'", "missing (fields: bbox)", "COCO"),
+    ),
+    (
         "annotation is a number",
         lambda p: coco(p, "instances", annotations=[{"bbox": 1, "image_id": 5}]),
         "instances.json",
@@ -338,6 +384,42 @@ RECORDS: list[Case] = [
         ("a.json, record 1", "'image'", "no image 'x'", "images"),
     ),
     ("tar breaks off", cut_tar, "bad.tar", ("bad.tar, record 2", "breaks off", "b.jpg", "Copy or make the tar again")),
+    (
+        "joined tars",
+        lambda p: tail(p, lambda data, end: data + data),
+        "bad.tar",
+        ("bad.tar, record 2", "after 'a.txt' (joined tars?)", "Copy or make the tar again"),
+    ),
+    (
+        "tar behind an empty one",
+        lambda p: tail(p, lambda data, end: bytes(10240) + data),
+        "bad.tar",
+        ("bad.tar, record 1", "more data behind its end", "Copy or make the tar again"),
+    ),
+    (
+        "tar cut behind a file",
+        lambda p: tail(p, lambda data, end: data[:end]),
+        "bad.tar",
+        ("bad.tar, record 2", "breaks off after 'a.txt'", "Copy or make the tar again"),
+    ),
+    (
+        "tar with junk in the place of its end",
+        lambda p: tail(p, lambda data, end: data[:end] + b"junk" * 256),
+        "bad.tar",
+        ("bad.tar, record 2", "damaged after 'a.txt'", "Copy or make the tar again"),
+    ),
+    (
+        "tar of zeros",
+        lambda p: (p / "bad.tar").write_bytes(bytes(20480)),
+        "bad.tar",
+        ("bad.tar, record 1", "20,480 zero bytes", "Copy or make the tar again"),
+    ),
+    (
+        "tar key twice with an extension",
+        lambda p: tar(p / "bad.tar", {"a.jpg": jpeg(), "a.JPG": jpeg(), "a.txt": b"a dog"}),
+        "bad.tar",
+        ("bad.tar, key a", "'jpg'", "two files 'a.jpg'", "Rename or remove one"),
+    ),
     (
         "tar pair without text",
         lambda p: tar(p / "bad.tar", {"a.jpg": jpeg()}),
@@ -373,6 +455,12 @@ RECORDS: list[Case] = [
         lambda p: parquet(p, {"image": [b"junk"], "caption": ["a"]}),
         "bad.parquet",
         ("bad.parquet, row 1", "'image'", "no picture", "Give one of"),
+    ),
+    (
+        "parquet date out of range",
+        lambda p: parquet(p, {"image": [b""], "caption": ["a"], "day": pa.array([2**30], pa.date32())}),
+        "bad.parquet",
+        ("bad.parquet, row 1", "row group 0 is damaged (", "Copy or write"),
     ),
     (
         "parquet null caption",
@@ -456,6 +544,85 @@ FILES: list[Case] = [
     ("unknown kind", lambda p: (p / "a.xyz").write_text(""), "a.xyz", ("a.xyz", "unknown kind", ".parquet")),
     ("unknown folder", lambda p: None, "", ("no data set recognised", "Give scenes")),
     ("unknown scenes split", lambda p: None, "scenes#dev", ("no such split", "scenes#val")),
+    (
+        "images of scenes are not there",
+        lambda p: None,
+        "scenes#val",
+        ("nope: no such image folder", "scenes draws its own", "Leave"),
+    ),
+    ("split of tars", lambda p: tar(p / "a.tar", {"a.txt": b"a"}), "#val", ("'#val'", "has none", "Leave it out")),
+    (
+        "split of Parquet files",
+        lambda p: parquet(p, {"image": ["a"], "caption": ["a"]}),
+        "#val",
+        ("'#val'", "has none", "Leave it out"),
+    ),
+    (
+        "split of Visual Genome",
+        lambda p: (p / "image_data.json").write_text("[]"),
+        "#x",
+        ("'#x'", "has none", "Leave it out"),
+    ),
+    ("split of saved rows", saved_rows, "saved#nosuch", ("'#nosuch'", "has none", "Leave it out")),
+    *(
+        (f"saved rows, {name} {content}", lambda p, n=name, c=content: saved_rows(p, **{n: c}), "saved", said)
+        for name, content in (
+            ("state", "[]"),
+            ("state", "null"),
+            ("state", '{"_data_files": 3}'),
+            ("dataset_info", "[]"),
+        )
+        for said in [("saved: not a saved Hugging Face data set (", "written by save_to_disk")]
+    ),
+    (
+        "saved splits are a list",
+        lambda p: (p / "dataset_dict.json").write_text("[]"),
+        "",
+        ("not a saved Hugging Face data set (", "written by save_to_disk"),
+    ),
+    (
+        "saved rows cut short",
+        lambda p: (saved_rows(p), *(file.write_bytes(file.read_bytes()[:99]) for file in p.rglob("*.arrow"))),
+        "saved",
+        ("saved: not a saved Hugging Face data set (", "ead", "written by save_to_disk"),
+    ),
+    ("deep JSON", lambda p: (p / "a.json").write_text("[" * 100_000), "a.json", ("a.json", "JSON", "Expected")),
+    (
+        "deep JSON lines",
+        lambda p: (p / "a.jsonl").write_text('{"a":' * 100_000),
+        "a.jsonl",
+        ("a.jsonl, line 1", "JSON", "one JSON object a line"),
+    ),
+    (
+        "COCO category id twice",
+        lambda p: coco(p, "instances", categories=[{"id": 3, "name": "dog"}, {"id": 3, "name": "cat"}]),
+        "instances.json",
+        ("instances.json, category 2", "'id'", "3 is both 'dog' and 'cat'", "an id of its own"),
+    ),
+    (
+        "DAQUAR in Latin-1",
+        lambda p: (p / "a.txt").write_bytes(b"what is in image1 ?\ncaf\xe9\n"),
+        "a.txt",
+        ("a.txt, line 2", "not UTF-8 (byte 23)", "Save"),
+    ),
+    (
+        "OpenImages in Latin-1",
+        lambda p: csv_boxes(p, b"0a,/m/1,0,1,0,1\n0\xe9,/m/1,0,1,0,1\n"),
+        "",
+        ("train-annotations-bbox.csv, line 3", "not UTF-8", "Save"),
+    ),
+    (
+        "OpenImages classes in UTF-16",
+        lambda p: csv_boxes(p, b"0a,/m/1,0,1,0,1\n", "/m/1,Dog\n".encode("utf-16")),
+        "",
+        ("class-descriptions-boxable.csv, line 1", "not UTF-8", "Save"),
+    ),
+    (
+        "OpenImages field too large",
+        lambda p: csv_boxes(p, b"0a,/m/1,0,1,0,1\n" + b"a" * 200_000 + b",/m/1,0,1,0,1\n"),
+        "",
+        ("train-annotations-bbox.csv, line 3", "field larger than field limit", "release again"),
+    ),
     ("split of a file", lambda p: jsonl(p, GOOD), "bad.jsonl#val", ("'#val'", "Leave it out")),
     (
         "empty JSON lines",
@@ -587,10 +754,54 @@ def test_unusable_source_is_one_line(
     make(tmp_path)
     full = spec if spec.startswith("scenes") else f"{tmp_path}{spec}" if spec.startswith("#") else str(tmp_path / spec)
     with pytest.raises(WordregionError) as caught:
-        open_source(full.rstrip("/"))
+        open_source(full.rstrip("/"), tmp_path / "nope" if name.startswith("images of scenes") else None)
     for word in said:
         assert word in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_deep_json_is_neither_kind_of_statement(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("[" * 100_000)
+    assert kind_of_statements(tmp_path / "a.json") is None
+    assert not is_snli_ve(tmp_path / "a.json")
+
+
+def test_a_tar_file_of_negative_size_ends_the_scan(tmp_path: Path) -> None:
+    bad = tarfile.TarInfo("b.jpg")
+    bad.size = -512
+    tail(tmp_path, lambda data, end: data[:end] + bad.tobuf(tarfile.GNU_FORMAT) + data[end:])
+
+    def too_long(*_: object) -> None:
+        raise AssertionError("reads the same header for ever")
+
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(5)
+    try:
+        index = index_tar(tmp_path / "bad.tar")
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    assert [index.name(row) for row in range(len(index.names))] == ["a.jpg", "a.txt"]
+    assert "'b.jpg' a size of -512" in index.damage or "damaged after 'a.txt'" in index.damage
+
+
+def test_a_pipe_in_the_place_of_an_image_is_not_read(tmp_path: Path) -> None:
+    jsonl(tmp_path, lines(image="pipe.jpg"))
+    os.mkfifo(tmp_path / "pipe.jpg")
+    writer = threading.Thread(target=lambda: (tmp_path / "pipe.jpg").write_bytes(jpeg()), daemon=True)
+    writer.start()  # who reads the pipe gets a picture, and does not wait for ever
+    try:
+        with pytest.raises(DataError, match=r"line 3.*cannot read image 'pipe.jpg' \(is no regular file\)"):
+            open_source(str(tmp_path / "bad.jsonl"))[1]
+    finally:
+        if writer.is_alive():
+            (tmp_path / "pipe.jpg").read_bytes()
+        writer.join()
+
+
+def test_errors_are_one_line_and_printable() -> None:
+    assert str(UsageError("a\nb \x1b[0m \u2028 \udce9 é 犬")) == r"a\nb \x1b[0m \u2028 \udce9 é 犬"
+    assert str(DataError("a\tb", "c", "is 'd\re'", "Give f.")) == r"a\tb, field 'c': is 'd\re'. Give f."
 
 
 def test_images_folder_missing(tmp_path: Path) -> None:
@@ -649,6 +860,9 @@ def test_hugging_face_folder_and_columns(tmp_path: Path) -> None:
         ImageText(HFDataset(data))
     with pytest.raises(DataError, match=r"row 1, field 'image'.*no picture"):
         ImageText(HFDataset(data), caption="title")[0]
+    dates = datasets.Dataset(pa.table({"image": ["a"], "caption": ["a"], "day": pa.array([2**30], pa.date32())}))
+    with pytest.raises(DataError, match=r"row 1: cannot be read \(.*\)\. Write the data set again"):
+        HFDataset(dates)[0]
     both = datasets.DatasetDict({"train": data, "val": data})
     both.save_to_disk(tmp_path / "saved")
     with pytest.raises(UsageError, match=r"split is 'test'. Name one of train, val"):

@@ -82,6 +82,16 @@ def test_aro_pairs_look_at_the_box_only(tmp_path):
         only(Contests(write(tmp_path / "vga.json", [record])))
 
 
+@pytest.mark.parametrize(("field", "value"), [("attributes", 5), ("relation_name", ["on"]), ("bbox_x", 10**400)])
+def test_aro_fields_of_another_type_name_the_record(tmp_path, field, value):
+    record = {
+        "image_path": "1.png", "bbox_x": 3, "bbox_y": 5, "bbox_w": 2, "bbox_h": 1, "true_caption": "a dog",
+        "false_caption": "a cat", field: value,
+    }  # fmt: skip
+    with pytest.raises(DataError, match=rf"bad.json, record 0, field '{field}': is "):
+        Contests(write(tmp_path / "bad.json", [record]))
+
+
 def test_aro_orders_have_several_false_texts(tmp_path):
     photo(tmp_path, "1.png")
     record = {"image": "1.png", "caption_options": ["a red dog", "dog a red", "red a dog"]}

@@ -143,6 +143,14 @@ def test_every_drawing_of_a_line_is_a_sample(tmp_path):
     assert data.where(3) == f"{path}, line 3"
 
 
+@pytest.mark.parametrize("size", [(1, 1), (2, 2)])
+def test_a_drawing_too_narrow_for_boxes_is_a_broken_record(tmp_path, size):
+    picture(tmp_path / "dev-1572-0-0.png", "red", size)
+    path = lines(tmp_path / "dev.json", {"identifier": "1572-0", "sentence": "a box", "label": "true"})
+    with pytest.raises(DataError, match=rf"line 1 .*field 'identifier': the drawing is {size[0]} x {size[1]} pixels"):
+        Nlvr(path)[0]
+
+
 def test_names_of_a_folder_are_what_open_takes(tmp_path):
     picture(tmp_path / "b" / "c.png", "red")
     store = ImageStore(tmp_path)

@@ -91,6 +91,7 @@ def test_the_picture_may_be_in_the_line_or_in_the_tar(folder):
         ({"image_rpath": "none.jpg"}, "no image 'none.jpg'"),
         ({"image_rpath": None}, "field 'image_rpath': missing"),
         ({"binary": "%%%"}, "not Base64"),
+        ({"binary": "éé"}, "not Base64"),
         ({"binary": base64.b64encode(b"no picture").decode()}, "no picture"),
     ],
 )
@@ -167,6 +168,12 @@ def test_objects_are_read_where_there_are_no_attributes(folder):
         ({"attributes": [{"image_id": 1}]}, "field 'attributes': missing"),
         ({"attributes": [{"image_id": 1, "attributes": [{"names": []}]}]}, "field 'names'"),
         ({"attributes": [], "region_descriptions": None}, "has no entries"),
+        ({"image_data": [{"image_id": [1]}]}, "image_data.json, image 1, field 'image_id': is [1]"),
+        ({"region_descriptions": [{"id": [1]}]}, "region_descriptions.json, image 1, field 'image_id': is [1]"),
+        (
+            {"image_data": [{"image_id": 1, "url": "a/1.jpg"}, {"image_id": 1, "url": "b/2.jpg"}]},
+            "image_data.json, image 2, field 'image_id': is 1, as in",
+        ),
         ({"attributes": [{"image_id": 1, "attributes": []}], "region_descriptions": None}, "no image has a text"),
     ],
 )
@@ -175,6 +182,20 @@ def test_a_broken_release_is_one_line(folder, changes, told):
         VisualGenome(genome(folder, **changes))
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"phrase": 7}, "field 'text': is int 7"),
+        ({"width": -3}, "field 'box': is -3 wide and 10 high"),
+    ],
+)
+def test_a_broken_region_is_counted(folder, change, told):
+    region = {"phrase": "the dog sleeps", "x": 10, "y": 5, "width": 20, "height": 10, **change}
+    report = check(VisualGenome(genome(folder, region_descriptions=[{"id": 1, "regions": [region]}])))
+    assert report.counts["broken"] == 1
+    assert f"region_descriptions.json, image 1, regions 1, {told}" in str(report.problems[0])
 
 
 def test_a_broken_number_is_a_broken_record(folder):

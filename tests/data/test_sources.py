@@ -3,6 +3,8 @@
 import io
 import json
 import multiprocessing
+import os
+import subprocess
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -113,6 +115,31 @@ def test_tar_shards_in_img2dataset_layout(tmp_path: Path) -> None:
     assert (record["txt"], record["caption"], record["url"]) == ("text 000010001", "json 000010001", "u")
     assert record["jpg"] == png((1, 1, 0))
     assert source.where(4) == f"{tmp_path}/00001.tar, key 000010001"
+
+
+@pytest.mark.parametrize("how", ["ustar", "gnu", "pax", "stream", "appended", "gnu tar", "no files", "folders alone"])
+def test_sound_tars_have_no_damage(tmp_path: Path, how: str) -> None:
+    path, folder = tmp_path / "a.tar", tmp_path / "in"
+    folder.mkdir()
+    if how != "no files":
+        (folder / "sub").mkdir()
+    if how not in ("no files", "folders alone"):
+        (folder / "a.txt").write_bytes(b"a" * 1024)
+        (folder / "sub" / ("é" * 90 if how != "ustar" else "b")).write_bytes(b"b")
+        os.link(folder / "a.txt", folder / "sub" / "link.txt")
+        (folder / "symbolic").symlink_to("a.txt")
+    if how == "gnu tar":
+        subprocess.run(["tar", "-cf", str(path), "in"], cwd=tmp_path, check=True)
+    else:
+        form = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT}.get(how, tarfile.PAX_FORMAT)
+        with tarfile.open(path, "w|" if how == "stream" else "w", format=form) as tar:
+            tar.add(folder, "" if how == "no files" else "in", recursive=how != "no files")
+    if how == "appended":
+        with tarfile.open(path, "a") as tar:
+            tar.add(folder / "a.txt", "z.txt")
+    index = files.index_tar(path)
+    assert index.damage == ""
+    assert len(index.names) == {"no files": 0, "folders alone": 0, "appended": 3}.get(how, 2)
 
 
 def test_tar_keys_with_folders_dots_and_odd_names(tmp_path: Path) -> None:

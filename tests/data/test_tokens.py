@@ -60,6 +60,12 @@ def test_offsets_point_at_the_original_characters(vocab: Path, caption: str) -> 
             assert (begin, end) == (0, 0)
 
 
+@pytest.mark.parametrize("clean", [False, True])
+def test_half_a_character_is_refused(vocab: Path, clean: bool) -> None:
+    with pytest.raises(UsageError, match=r"text 'a \\udce9' holds half a character"):
+        Tokenizer(vocab, clean=clean)(["a \udce9"])
+
+
 def test_layout_with_and_without_sep(vocab: Path) -> None:
     ids = {word: number for number, word in enumerate(SPECIAL + WORDS)}
     both = Tokenizer(vocab)(["a dog", "the man is playing"])

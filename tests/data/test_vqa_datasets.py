@@ -93,6 +93,53 @@ def test_a_missing_image_or_field_names_the_question(v2):
         VqaV2(path)[0]
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("question_id", [1], r"is \[1\]"),
+        ("question_id", 9001.5, "is 9001.5. Give a whole number"),
+        ("image_id", 1.5, "is 1.5. Give a whole number"),
+        ("image_id", "9", "is '9'"),
+    ],
+)
+def test_a_number_that_is_none_breaks_one_question(v2, field, value, told):
+    path = v2 / "v2_OpenEnded_mscoco_val2014_questions.json"
+    content = json.loads(path.read_text())
+    content["questions"][1][field] = value
+    if value == 9001.5:
+        notes = json.loads((v2 / "v2_mscoco_val2014_annotations.json").read_text())
+        notes["annotations"][0]["question_id"] = value
+        write(v2 / "v2_mscoco_val2014_annotations.json", notes)
+    data = open_questions(write(path, content))
+    assert data[0].target["question_id"] == 9000
+    with pytest.raises(DataError, match=f"question 2, field '{field}': {told}"):
+        data[1]
+
+
+@pytest.mark.parametrize(
+    ("notes", "told"),
+    [
+        ([1], "annotation 1: is 1, not an object"),
+        ([{"question_id": [1]}], r"annotation 1, field 'question_id': is \[1\]"),
+        ([{"answers": []}], "annotation 1, field 'question_id': missing"),
+    ],
+)
+def test_annotations_that_are_none_are_refused(v2, notes, told):
+    write(v2 / "v2_mscoco_val2014_annotations.json", {"annotations": notes})
+    with pytest.raises(DataError, match=rf"v2_mscoco_val2014_annotations.json, {told}"):
+        open_questions(v2 / "v2_OpenEnded_mscoco_val2014_questions.json")
+
+
+def test_an_empty_answer_asks_for_a_text(v2):
+    path = v2 / "v2_mscoco_val2014_annotations.json"
+    content = json.loads(path.read_text())
+    content["annotations"][0]["answers"][2]["answer"] = ""
+    write(path, content)
+    data = open_questions(v2 / "v2_OpenEnded_mscoco_val2014_questions.json")
+    with pytest.raises(DataError, match=r"'answers\[2\]': is empty. Give a text, or remove"):
+        data[1]
+
+
 def test_agreement_is_the_share_of_the_people():
     assert agreement(["a", "b", "a", "a"]) == {"a": 0.75, "b": 0.25}
 
@@ -152,6 +199,13 @@ def test_daquar(rooms):
         data[3]
     with pytest.raises(DataError, match="line 9, field 'answer'"):
         data[4]
+
+
+def test_daquars_number_beyond_numbers_names_no_image(rooms):
+    rooms.write_text(f"what is in image{'1' * 5000} ?\nchair\n{rooms.read_text()}")
+    assert len(Daquar(rooms, rooms.parent, "val")) == 1
+    with pytest.raises(DataError, match="line 1, field 'question': names no image"):
+        Daquar(rooms, rooms.parent)[0]
 
 
 def test_each_format_is_recognised(v2, rooms):

@@ -20,7 +20,7 @@ def required(record: Mapping[str, Any], field: str, where: str, remedy: str) -> 
     """The value of a field. Raises DataError if it is missing or null."""
     value = record.get(field)
     if value is None:
-        has = ", ".join(list(map(str, record))[:12]) or "none"
+        has = ", ".join([str(key) for key in record if key != "where"][:12]) or "none"  # "where" is our own note
         raise DataError(where, field, f"missing (fields: {has})", remedy)
     return value
 
@@ -35,7 +35,8 @@ def text_value(value: Any, where: str, field: str) -> str:
         problem = f"has half a character at position {error.start}"
         raise DataError(where, field, problem, "Write the text as valid Unicode.") from error
     if not value.strip():
-        raise DataError(where, field, "is empty", "Give a caption, or remove the record.")
+        wanted = "caption" if "caption" in field else "text"
+        raise DataError(where, field, "is empty", f"Give a {wanted}, or remove the record.")
     return value.strip()
 
 
@@ -53,9 +54,19 @@ def caption_texts(value: Any, where: str, field: str) -> tuple[str, ...]:
 
 def number(value: Any, where: str, field: str) -> float:
     """A finite number. Raises DataError for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise DataError(where, field, f"is {shown(value)}", "Give a finite number.")
-    return float(value)
+    try:
+        if not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value):
+            return float(value)
+    except OverflowError:  # a whole number that is too large for a float
+        pass
+    raise DataError(where, field, f"is {shown(value)}", "Give a finite number.")
+
+
+def whole_number(value: Any, where: str, field: str) -> int:
+    """A number without a fraction, such as an id. Raises DataError for anything else."""
+    if not number(value, where, field).is_integer():
+        raise DataError(where, field, f"is {shown(value)}", "Give a whole number.")
+    return int(value)
 
 
 def image_size(record: Mapping[str, Any], where: str) -> tuple[float, float]:

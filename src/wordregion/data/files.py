@@ -18,6 +18,9 @@ from wordregion.errors import DataError, UsageError
 
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
 _SLOW_SECONDS = 0.5
+_SCAN = 2  # goes up when a scan finds other damage: an index that was kept before is not used then
+_BLOCK, _EMPTY = 512, 10_240  # bytes of a tar's block; of a tar without files, as tar and Python write it
+_CHUNK = 1 << 20
 
 
 def existing_file(path: Path, what: str) -> Path:
@@ -132,7 +135,7 @@ def index_tar(path: Path) -> TarIndex:
     """
     existing_file(path, "a tar file")
     stat = path.stat()
-    key = hashlib.sha256(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:32]
+    key = hashlib.sha256(f"{_SCAN} {path.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:32]
     cached = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wordregion" / "tar" / f"{key}.npz"
     if (index := _load_index(path, cached)) is not None:
         return index
@@ -151,15 +154,18 @@ def _scan_tar(path: Path, file_size: int) -> TarIndex:
         raise DataError(str(path), "", problem, "Unpack it to a plain .tar or to a folder.")
     names: list[bytes] = []
     spots: list[tuple[int, int]] = []
-    damage, end = "", 0
+    damage, end, last = "", 0, ""
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
                 tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header
-                end = member.offset_data + -(-member.size // 512) * 512
+                if member.size < 0:  # tarfile would read the same header for ever
+                    damage = f"the tar gives '{member.name}' a size of {member.size}"
+                    break
                 if member.offset_data + member.size > file_size:
                     damage = f"the tar breaks off inside '{member.name}'"
                     break
+                end, last = tar.offset, member.name  # where the next header is
                 if member.isfile():
                     names.append(member.name.encode("utf-8", "surrogatepass"))
                     spots.append((member.offset_data, member.size))
@@ -167,13 +173,23 @@ def _scan_tar(path: Path, file_size: int) -> TarIndex:
         if not names:
             raise DataError(str(path), "", f"not a tar file ({error})", "Copy or make the tar again.") from error
         damage = f"the tar breaks off after '{names[-1].decode('utf-8', 'replace')}'"
-    if not damage and names:
-        with path.open("rb") as file:
-            file.seek(end)
-            if file.read(512).strip(b"\0"):
-                damage = f"the tar is damaged after '{names[-1].decode('utf-8', 'replace')}'"
+    damage = damage or _damaged_end(path, file_size, end, last)
     table = np.array(spots, dtype=np.int64).reshape(-1, 2)
     return TarIndex(path, np.array(names, dtype=np.bytes_), table[:, 0].copy(), table[:, 1].copy(), damage)
+
+
+def _damaged_end(path: Path, file_size: int, end: int, last: str) -> str:
+    """What is wrong behind a tar's last file, where zeros belong and nothing else; empty for a sound end."""
+    if end and file_size < end + _BLOCK:
+        return f"the tar breaks off after '{last}': its end is missing"
+    with path.open("rb") as file:
+        file.seek(end)
+        if any(file.read(_BLOCK)):
+            return f"the tar is damaged after '{last}'"
+        while chunk := file.read(_CHUNK):
+            if chunk.strip(b"\0"):
+                return f"the tar has more data behind its end, after '{last}' (joined tars?)"
+    return f"the tar is {file_size:,} zero bytes" if not end and file_size > _EMPTY else ""
 
 
 def _load_index(path: Path, cached: Path) -> TarIndex | None:

@@ -1,5 +1,6 @@
 """Pictures by name from a folder or a plain tar, decoded to RGB."""
 
+import errno
 import io
 import warnings
 from bisect import bisect_left
@@ -122,8 +123,11 @@ class ImageStore:
     def _read(self, name: str, where: str, field: str) -> bytes:
         remedy = "Add the image, remove the record, or point 'images' at the folder or tar that holds it."
         if self._tar is None:
+            path = self.root / name
             try:
-                return (self.root / name).read_bytes()
+                if not path.is_file() and path.exists() and not path.is_dir():
+                    raise OSError(errno.EINVAL, "is no regular file")  # a pipe would never end
+                return path.read_bytes()
             except FileNotFoundError as error:
                 raise DataError(where, field, f"no image '{name}' in {self.root}", remedy) from error
             except (OSError, ValueError) as error:

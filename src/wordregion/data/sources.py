@@ -153,8 +153,8 @@ class Parquet:
                 meta = pq.read_metadata(file)
                 columns = tuple(meta.schema.to_arrow_schema().names)
             except (pa.ArrowException, OSError) as error:
-                reason = str(error).splitlines()[0]
-                raise DataError(str(file), "", f"not a Parquet file ({reason})", "Copy or write it again.") from error
+                problem = f"not a Parquet file ({_reason(error)})"
+                raise DataError(str(file), "", problem, "Copy or write it again.") from error
             if number and columns != self.columns:
                 problem = f"has columns {', '.join(columns)}, but {self.paths[0].name} has {', '.join(self.columns)}"
                 raise DataError(str(file), "columns", problem, "Read them as separate data sets.")
@@ -189,9 +189,8 @@ class Parquet:
             table = self._cache.pop(group, None)
             table = self._read(group) if table is None else table
             row = table.slice(index - self._begin(group), 1).to_pylist()[0]
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            reason = str(error).splitlines()[0]
-            problem = f"row group {self._groups[group][1]} is damaged ({reason})"
+        except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+            problem = f"row group {self._groups[group][1]} is damaged ({_reason(error)})"
             raise DataError(self.where(index), "", problem, "Copy or write the file again.") from error
         self._cache[group] = table
         while len(self._cache) > 2:
@@ -220,7 +219,7 @@ class HFDataset:
         split: which split of the folder, if it has several.
 
     Raises:
-        UsageError: if the folder is no such data set, or has several splits and none was named.
+        UsageError: if the folder is no such data set, has several splits and none was named, or has not the one named.
         DataError: if it has no rows.
     """
 
@@ -233,9 +232,9 @@ class HFDataset:
             self.folder, self.name = Path(dataset), f"{dataset}#{split}" if split else str(dataset)
             try:
                 dataset = datasets.load_from_disk(str(dataset))
-            except (OSError, ValueError, KeyError) as error:
-                remedy = "Give a folder written by save_to_disk."
-                raise UsageError(f"{self.name}: not a saved Hugging Face data set. {remedy}") from error
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                problem = f"not a saved Hugging Face data set ({_reason(error)})"
+                raise UsageError(f"{self.name}: {problem}. Give a folder written by save_to_disk.") from error
         if isinstance(dataset, datasets.DatasetDict):
             splits = ", ".join(dataset)
             if split not in dataset:
@@ -243,6 +242,8 @@ class HFDataset:
                     f"{self.name}: split is {split!r}. Name one of {splits}, as in PATH#{next(iter(dataset))}."
                 )
             dataset = dataset[split]
+        elif split is not None and split != str(dataset.split):
+            raise UsageError(f"{self.name}: '#{split}' names a split, but this data set has none. Leave it out.")
         for column, feature in dataset.features.items():
             if isinstance(feature, datasets.Image):
                 dataset = dataset.cast_column(column, datasets.Image(decode=False))
@@ -260,7 +261,11 @@ class HFDataset:
 
     def __getitem__(self, index: int) -> Record:
         check_index(index, len(self), self.name)
-        return self._dataset[index]
+        try:
+            return self._dataset[index]
+        except (OSError, ValueError, OverflowError) as error:
+            problem = f"cannot be read ({_reason(error)})"
+            raise DataError(self.where(index), "", problem, "Write the data set again.") from error
 
 
 class Tar:
@@ -315,9 +320,14 @@ class Tar:
             raise DataError(where, "", shard.damage, "Copy or make the tar again.")
         record: Record = {}
         files: Record = {}
+        seen: set[str] = set()
         for member in range(int(starts[row]), int(starts[row + 1])):
             key, extension = (part.decode("utf-8", "replace") for part in _key(bytes(shard.names[member])))
             data = shard.read(member)
+            if extension in seen:
+                problem = f"there are two files '{key}.{extension}'"
+                raise DataError(where, extension, problem, "Rename or remove one of them.")
+            seen.add(extension)
             files["__key__"] = key
             if extension == "json":
                 record = parse_object(data, f"{where}.json")
@@ -334,6 +344,11 @@ class Tar:
     def _find(self, index: int) -> tuple[int, int]:
         shard = int(np.searchsorted(self._ends, index, side="right"))
         return shard, index - (int(self._ends[shard - 1]) if shard else 0)
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what an error says."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _key(name: bytes) -> tuple[bytes, bytes]:

@@ -122,7 +122,12 @@ class Tokenizer:
 
     def _encode(self, text: str) -> tuple[list[int], list[tuple[int, int]], list[int]]:
         cleaned, origin = clean_caption(text, self.max_words) if self.clean else (text, list(range(len(text))))
-        found = self._fast.encode(cleaned, add_special_tokens=False)
+        try:
+            found = self._fast.encode(cleaned, add_special_tokens=False)
+        except TypeError as error:
+            if not isinstance(text, str):
+                raise
+            raise UsageError(f"text {text[:60]!r} holds half a character. Write it as valid Unicode.") from error
         room = self.max_tokens - 1 - self.sep
         ids, words = found.ids[:room], [-1 if w is None else w for w in found.word_ids[:room]]
         ends = [(b + cleaned[b:e].startswith(" "), e) for b, e in found.offsets[:room]]  # byte pairs hold their space

@@ -82,8 +82,10 @@ class CocoInstances:
             where = f"{self.path}, category {i + 1}"
             if not isinstance(category, dict) or not isinstance(category.get("id"), int):
                 raise DataError(where, "id", f"no number in {shown(category)}", LAYOUT_REMEDY)
-            name = required(category, "name", where, LAYOUT_REMEDY)
-            self.categories[category["id"]] = text_value(name, where, "name")
+            name = text_value(required(category, "name", where, LAYOUT_REMEDY), where, "name")
+            if self.categories.setdefault(category["id"], name) != name:
+                problem = f"{category['id']} is both '{self.categories[category['id']]}' and '{name}'"
+                raise DataError(where, "id", problem, "Give each category an id of its own.")
         self._images = ImageStore(images_near(self.path) if images is None else images)
 
     def __len__(self) -> int:

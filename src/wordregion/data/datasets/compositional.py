@@ -123,7 +123,9 @@ def aro(record: dict[str, Any], where: str) -> Case:
     """Yuksekgonul et al. 2023, VG-Relation and VG-Attribution: {"image_path", "bbox_x" ..., "true_caption" ...}."""
     x, y, w, h = (number(_field(record, f"bbox_{side}", where), where, f"bbox_{side}") for side in "xywh")
     attributes = record.get("attributes")
-    group = record.get("relation_name") or ("_".join(map(str, attributes)) if attributes else None)
+    if attributes is not None and not isinstance(attributes, list):
+        raise DataError(where, "attributes", f"is {shown(attributes)}", "Give a list of texts.")
+    group = _label(record, "relation_name", where) or ("_".join(map(str, attributes)) if attributes else None)
     texts = _texts(record, where, "true_caption", "false_caption")
     return Case((_text(record, "image_path", where),), texts, group=group, crop=(x, y, w, h))
 
@@ -161,7 +163,7 @@ def winoground(record: dict[str, Any], where: str) -> Case:
     """Thrush et al. 2022: {"image_0", "image_1", "caption_0", "caption_1", "collapsed_tag"}."""
     names = tuple(_text(record, field, where) for field in ("image_0", "image_1"))
     images = tuple(name if Path(name).suffix else f"{name}.png" for name in names)
-    return Case(images, _texts(record, where, "caption_0", "caption_1"), kind=record.get("collapsed_tag"))
+    return Case(images, _texts(record, where, "caption_0", "caption_1"), kind=_label(record, "collapsed_tag", where))
 
 
 FORMATS: tuple[tuple[frozenset[str], Callable[[Any, str], Case | None]], ...] = (
@@ -207,6 +209,14 @@ def _field(record: dict[str, Any], field: str, where: str) -> Any:
 
 def _text(record: dict[str, Any], field: str, where: str) -> str:
     return text_value(_field(record, field, where), where, field)
+
+
+def _label(record: dict[str, Any], field: str, where: str) -> str | None:
+    """A name of a kind, if the record has one."""
+    value = record.get(field)
+    if value is not None and not isinstance(value, str):
+        raise DataError(where, field, f"is {shown(value)}", "Give a text, or leave it out.")
+    return value
 
 
 def _texts(record: dict[str, Any], where: str, *fields: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from wordregion.data.images import ImageStore
 from wordregion.errors import DataError, UsageError
 from wordregion.schema import Sample
 
-_NAME = re.compile(r"\bimage(\d+)\b")
+_NAME = re.compile(r"\bimage(\d{1,9})\b")
 _REMEDY = "Write a line with a question that names its image (image12), then a line with the answer."
 HELD_OUT = 5
 """Every photo whose number is divisible by it is held out for validation."""
@@ -30,7 +30,8 @@ class Daquar:
 
     Raises:
         UsageError: if a path does not exist, or the part is unknown.
-        DataError: if nothing is left; while indexing, if a question has no answer or names no image.
+        DataError: if it is not UTF-8, or nothing is left; while indexing, if a question has no answer or names no
+            image.
     """
 
     def __init__(
@@ -76,7 +77,12 @@ class Daquar:
 
 def _read(path: Path) -> list[tuple[int, str, str]]:
     """(line, question, answer) of each question."""
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    data = path.read_bytes()
+    try:
+        lines = data.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        where = f"{path}, line {data.count(10, 0, error.start) + 1}"
+        raise DataError(where, "", f"not UTF-8 (byte {error.start})", "Save the file as UTF-8.") from error
     filled = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
     answers = [", ".join(items(text)) for _, text in filled[1::2]]
     return [(*asked, answer) for asked, answer in zip_longest(filled[::2], answers, fillvalue="")]

@@ -14,6 +14,7 @@ from wordregion.errors import DataError
 from wordregion.schema import Sample
 
 _REMEDY = 'Expected lines of {"identifier": "1572-0", "sentence": "...", "label": "true"}.'
+_LEAST_WIDTH = 8  # a pixel for a gap, two for a box
 _DRAWING = re.compile(r"(?:.*/)?[^/]+-(\d+-\d+)-(\d+)\.png")
 
 
@@ -69,7 +70,11 @@ class Nlvr:
         if not name:
             problem = f"no drawing of {shown(identity)} in {self._images.root}"
             raise DataError(where, "identifier", problem, "Add SPLIT-ID-K.png, or point 'images' at the drawings.")
-        picture = on_square(self._images.open(name, where, "identifier"))
+        strip = self._images.open(name, where, "identifier")
+        if strip.width < _LEAST_WIDTH:
+            problem = f"the drawing is {strip.width} x {strip.height} pixels, too narrow for three boxes"
+            raise DataError(where, "identifier", problem, "Give the published drawing, 400 x 100.")
+        picture = on_square(strip)
         unique = identity.rpartition("-")[0] or identity
         return Sample(Path(name).stem, (picture,), (sentence,), target={"label": label, "sentence": unique})
 

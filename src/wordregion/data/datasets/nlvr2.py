@@ -92,7 +92,7 @@ def kind_of_statements(path: Path) -> Literal["nlvr2", "nlvr"] | None:
         head = file.read(1 << 16).lstrip()
     try:
         record, _ = json.JSONDecoder().raw_decode(head.removeprefix("[").lstrip())
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(record, dict) or not {"sentence", "label"} <= record.keys():
         return None

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,8 @@ class OpenImages:
 
 
 def _classes(path: Path) -> dict[str, str]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = [row for row in csv.reader(file) if row]
+    with path.open(newline="", encoding="utf-8-sig") as file, _clear_errors(path, reader := csv.reader(file)):
+        rows = [row for row in reader if row]
     for i, row in enumerate(rows):
         if len(row) != 2 or not row[1].strip():
             raise DataError(f"{path}, line {i + 1}", "", f"is {shown(row)}", "Expected LABEL,name.")
@@ -90,14 +91,36 @@ def _classes(path: Path) -> dict[str, str]:
 
 
 def _rows(path: Path, needed: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
+    with path.open(newline="", encoding="utf-8-sig") as file, _clear_errors(path, reader := csv.DictReader(file)):
         if missing := [name for name in needed if name not in (reader.fieldnames or ())]:
             raise DataError(str(path), missing[0], "no such column", f"Expected {', '.join(needed)}.")
         for line, row in enumerate(reader, 2):
             if any(not row[name] for name in needed):
                 raise DataError(f"{path}, line {line}", "", "is cut short", "Take the file from the release again.")
             yield line, row
+
+
+@contextmanager
+def _clear_errors(path: Path, reader: Any) -> Iterator[None]:
+    """Raises DataError with the line for what a reader of CSV raises on damaged files."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        number = _undecodable_line(path)
+        raise DataError(f"{path}, line {number}", "", "not UTF-8", "Save the file as UTF-8.") from error
+    except csv.Error as error:
+        where = f"{path}, line {reader.line_num + 1}"
+        raise DataError(where, "", f"not CSV ({error})", "Take the file from the release again.") from error
+
+
+def _undecodable_line(path: Path) -> int:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return number
+    return 1
 
 
 def _unit_box(edges: list[str], where: str) -> Box:

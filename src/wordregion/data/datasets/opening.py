@@ -58,6 +58,8 @@ def open_source(spec: str, images: Path | None = None, by_image: bool = False) -
         return Subset(dataset, range(len(dataset))[begin:end:step], name=spec)
     path, split = (spec, None) if Path(spec).exists() else _split(spec)
     if (path == "scenes" or path.startswith("scenes:")) and not Path(path).exists():
+        if images is not None and not images.exists():  # else they are of another source of the same mixture
+            raise UsageError(f"{images}: no such image folder or tar, and {path} draws its own. Leave 'images' out.")
         return _open_scenes(spec, path, "train" if split is None else split)
     if Path(path).is_dir():
         return _open_folder(Path(path), split, images)
@@ -103,10 +105,12 @@ def _open_folder(path: Path, split: str | None, images: Path | None) -> Dataset:
         return ImageText(HFDataset(path, split), images)
     if (path / "Annotations").is_dir() or list(path.glob("annotations*.tar*")):
         return Flickr30kEntities(path, split or "train", images)
+    if (path / CLASSES).is_file() and not (path / IMAGES).is_file():
+        return OpenImages(path, split or "train", images)
+    if split is not None:
+        raise UsageError(f"{path}#{split}: '#{split}' names a split, but {path} has none. Leave it out.")
     if (path / IMAGES).is_file():
         return VisualGenome(path, images)
-    if (path / CLASSES).is_file():
-        return OpenImages(path, split or "train", images)
     if list(path.glob("*.tar")):
         return _lines(Tar(f"{path}/*.tar"), images)
     if list(path.glob("*.parquet")):

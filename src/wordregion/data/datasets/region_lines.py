@@ -7,7 +7,6 @@ Boxes are pixels of the picture.
 """
 
 import base64
-import binascii
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -80,7 +79,7 @@ class RegionLines:
         if isinstance(binary := record.get("binary"), str):
             try:
                 return decode(base64.b64decode(binary, validate=True), where, "binary", upright=False)
-            except binascii.Error as error:
+            except ValueError as error:  # binascii.Error is one; letters beyond ASCII raise another
                 raise DataError(where, "binary", f"not Base64 ({error})", "Encode the picture file again.") from error
         for field in ("jpg", "jpeg", "png", "webp"):
             if isinstance(record.get(field), bytes):

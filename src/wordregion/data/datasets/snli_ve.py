@@ -114,7 +114,7 @@ def is_snli_ve(path: Path) -> bool:
         head = file.read(1 << 16).lstrip()
     try:
         record, _ = json.JSONDecoder().raw_decode(head.removeprefix("[").lstrip())
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     if not isinstance(record, dict):
         return False

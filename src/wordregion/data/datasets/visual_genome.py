@@ -38,14 +38,17 @@ class VisualGenome:
         self.root, self.name = Path(root), str(root)
         records: dict[Any, dict[str, Any]] = {}
         for where, image in _entries(existing_file(self.root / IMAGES, "Visual Genome's images")):
-            key = image.get("image_id", image.get("id"))
+            key = _id(image, where)
+            if key in records:
+                problem = f"is {shown(key)}, as in {records[key]['where']}"
+                raise DataError(where, "image_id", problem, "Remove one of the two.")
             url = text_value(required(image, "url", where, _REMEDY), where, "url")
             size = {name: image.get(name) for name in ("width", "height")}
             file = "/".join(url.split("/")[-2:])
             records[key] = {"where": where, "id": str(key), "file": file, **size, "texts": []}
         for path, key, named in self._files(regions, objects):
             for where, entry in _entries(path):
-                number_ = entry.get("image_id", entry.get("id"))
+                number_ = _id(entry, where)
                 if number_ not in records:
                     raise DataError(where, "image_id", f"{shown(number_)} is not in {IMAGES}", _REMEDY)
                 for i, row in enumerate(_rows(entry, key, where)):
@@ -70,6 +73,9 @@ class VisualGenome:
         groundings: list[Grounding] = []
         for where, names, edges in record["texts"]:
             x, y, w, h = (number(value, where, "box") for value in edges)
+            if w < 0 or h < 0:
+                problem = f"is {w:g} wide and {h:g} high"
+                raise DataError(where, "box", problem, "Give it a width and height above 0, or remove it.")
             box = (max(x / width, 0.0), max(y / height, 0.0), min((x + w) / width, 1.0), min((y + h) / height, 1.0))
             if not (box[0] < box[2] and box[1] < box[3]):
                 continue
@@ -125,10 +131,18 @@ def _object_texts(row: dict[str, Any], where: str) -> Iterator[str]:
         yield from (f"{attribute} {name}".strip() for attribute in attributes)
 
 
-def _region_texts(row: dict[str, Any], where: str) -> Iterator[str]:
+def _region_texts(row: dict[str, Any], where: str) -> Iterator[Any]:
+    """The phrase; nothing for a blank one. What is no text makes its image a broken record when that is read."""
     phrase = required(row, "phrase", where, _REMEDY)
-    if isinstance(phrase, str) and phrase.strip():
-        yield phrase.strip()
+    if not isinstance(phrase, str) or phrase.strip():
+        yield phrase
+
+
+def _id(entry: dict[str, Any], where: str) -> int | str:
+    key = entry.get("image_id", entry.get("id"))
+    if not isinstance(key, int | str):
+        raise DataError(where, "image_id", f"is {shown(key)}", _REMEDY)
+    return key
 
 
 def _edges(row: dict[str, Any]) -> list[Any]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from wordregion.data.fields import number, required, shown, text_value
+from wordregion.data.fields import required, shown, text_value, whole_number
 from wordregion.data.files import Packed, check_index, load_json
 from wordregion.data.images import ImageStore
 from wordregion.errors import DataError
@@ -55,12 +55,17 @@ class VqaV2:
         records = _list_in(content, "questions", self.name)
         subset = text_value(required(content, "data_subtype", self.name, _V2_REMEDY), self.name, "data_subtype")
         self._subset = "test2015" if subset.startswith("test") else subset
-        notes = {} if annotations is None else _by_question(Path(annotations))
-        missing = [r for r in records if isinstance(r, dict) and notes and r.get("question_id") not in notes]
-        if missing:
-            problem = f"has no annotation of question {shown(missing[0].get('question_id'))} ({len(missing)} in all)"
-            raise DataError(str(annotations), "question_id", problem, "Give the annotations of the same subset.")
-        self._records = Packed((r, notes.get(r.get("question_id")) if isinstance(r, dict) else None) for r in records)
+        notes = None if annotations is None else _by_question(Path(annotations))
+        keys = [r.get("question_id") if isinstance(r, dict) else None for r in records]
+        keys = [key if isinstance(key, int | float | str) else None for key in keys]  # others are broken records
+        if notes is None:
+            self._records = Packed((record, None) for record in records)
+        else:
+            missing = [key for key in keys if key is not None and key not in notes]
+            if missing:
+                problem = f"has no annotation of question {shown(missing[0])} ({len(missing)} in all)"
+                raise DataError(str(annotations), "question_id", problem, "Give the annotations of the same subset.")
+            self._records = Packed((record, notes.get(key)) for record, key in zip(records, keys, strict=True))
         self._images = ImageStore(self.path.parent / self._subset if images is None else images)
 
     def __len__(self) -> int:
@@ -77,7 +82,7 @@ class VqaV2:
             raise DataError(where, "", f"is {type(record).__name__}, not an object", _V2_REMEDY)
         question = text_value(required(record, "question", where, _V2_REMEDY), where, "question")
         image_id, question_id = (
-            int(number(required(record, field, where, _V2_REMEDY), where, field))
+            whole_number(required(record, field, where, _V2_REMEDY), where, field)
             for field in ("image_id", "question_id")
         )
         target: dict[str, Any] = {"question_id": question_id}
@@ -138,7 +143,7 @@ class AlbefVqa:
         name = text_value(required(record, "image", where, _ALBEF_REMEDY), where, "image")
         target: dict[str, Any] = {}
         if record.get("question_id") is not None:
-            target["question_id"] = int(number(record["question_id"], where, "question_id"))
+            target["question_id"] = whole_number(record["question_id"], where, "question_id")
         given = record.get("answer")
         if isinstance(given, list) and given:
             answers = [text_value(answer, where, f"answer[{i}]") for i, answer in enumerate(given)]
@@ -193,10 +198,15 @@ def _list_in(content: Any, field: str, where: str) -> list[Any]:
     return found
 
 
-def _whole_number(record: dict[str, Any], field: str, where: str) -> int:
-    return int(number(required(record, field, where, _V2_REMEDY), where, field))
-
-
 def _by_question(path: Path) -> dict[Any, Any]:
     notes = _list_in(load_json(path, "VQA v2 annotations"), "annotations", str(path))
-    return {note.get("question_id"): note for note in notes if isinstance(note, dict)}
+    found: dict[Any, Any] = {}
+    for i, note in enumerate(notes, 1):
+        where = f"{path}, annotation {i}"
+        if not isinstance(note, dict):
+            raise DataError(where, "", f"is {shown(note)}, not an object", _V2_REMEDY)
+        key = required(note, "question_id", where, _V2_REMEDY)
+        if not isinstance(key, int | float | str):
+            raise DataError(where, "question_id", f"is {shown(key)}", _V2_REMEDY)
+        found[key] = note
+    return found
