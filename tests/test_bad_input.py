@@ -5,6 +5,8 @@ Broken data files are in tests/data/test_bad_data.py.
 
 import json
 import shutil
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 
 from tests.test_cli import TINY, recipe_file
 from wordregion import cli
+from wordregion.demo.run import _prepare
 
 BROKEN_RECIPES = {
     "syntax": "def tiny(:\n    pass\n",
@@ -23,6 +26,9 @@ BROKEN_RECIPES = {
     "hints": "def tiny(size: 'NoSuchType' = 3):\n    return None\n",
     "needs": "def tiny(path: str):\n    return None\n",
     "constant": "tiny = 3\n",
+    "leaves": "import sys\n\nsys.exit()\n",
+    "leaves_late": "import sys\n\ndef tiny():\n    sys.exit(0)\n",
+    "no_module": TINY + "\n    def bad():\n        return replace(tiny(), model=lambda: None)\n",
     "no_mask": TINY
     + """
     from wordregion.data.collate import Collator
@@ -100,6 +106,23 @@ def complaint(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["train", "albef_demo", "--save-every", "0"], "save_every=0", "positive"),
         (["train", "albef_demo", "--device", "quantum"], "quantum", "--device cpu"),
         (["train", "albef_demo", "--device", "cuda:99"], "cuda:99", "--device cpu"),
+        (["train", "albef_demo", "--device", "meta"], "meta", "--device cpu"),
+        (["train", "albef_demo", "--seed", str(2**64)], f"seed={2**64}", "2**63"),
+        (["train", "albef_demo", "--out", "long" * 80], "long", "File name too long"),
+        (["train", "albef_demo", "--out", "/proc/run"], "/proc/run", "another"),
+        (["ablate", "albef_demo 'x"], "albef_demo 'x", "No closing quotation"),
+        (["ablate", "", ""], "''", "Write it as"),
+        (["ablate", "albef_demo", " "], "' '", "empty"),
+        (["eval", "compositional", "x", "--workers", "-1"], "workers=-1", "workers >= 0"),
+        (["eval", "compositional", "x", "--batch", "0"], "batch=0", "batch >= 1"),
+        (["eval", "compositional", "x", "--out", "."], "is a folder", "another path"),
+        (["convert", "x.pth", "o", "--as", "albef/retrieval", "--image-size", "-5"], "image_size=-5", "multiple of 16"),
+        (["convert", "x.pth", "o", "--as", "albef/retrieval", "--image-size", "7"], "image_size=7", "multiple of 16"),
+        (["convert", "x.pth", "o", "--as", "xvlm/bbox", "--image-size", "48"], "image_size=48", "multiple of 32"),
+        (["convert", "x.pth", "o", "--as", "xvlm/bbox", "--image-size", "0"], "image_size=0", "positive"),
+        (["convert", "no/such", "--to-official", "out.pth"], "no/such", "hub"),
+        (["demo", "--device", "cpux"], "cpux", "--device cpu"),
+        (["demo", "--out", "/dev/null/demo"], "/dev/null", "another --out"),
         (["train", "albef_4m"], "no data", "--data"),
         (["train", "albef_4m", "--data", "x.json", "--records", "3"], "records=3", "number of images"),
         (["train", "nowhere.py:tiny"], "nowhere.py", "path of a Python file"),
@@ -149,6 +172,9 @@ def test_bad_arguments(
         ("needs", ":tinny", "tinny", "Did you mean 'tiny'"),
         ("needs", "", "name the function", "tiny"),
         ("constant", ":tiny", "tiny", "There is: none"),
+        ("leaves", ":tiny", "SystemExit", "Correct the file"),
+        ("leaves_late", ":tiny", "SystemExit", "Correct the recipe"),
+        ("no_module", ":bad", "returned None", "torch.nn.Module"),
         ("no_mask", ":bad", "masks no words", "Masking"),
         ("diverges", ":bad", "not finite", "Lower --lr"),
         ("momentum", ":bad", "momentum=1.5", "[0, 1]"),
@@ -166,6 +192,45 @@ def test_bad_recipes(
     line = complaint(["train", f"{file}{function}", "--out", str(tmp_path / "run")], capsys)
     assert named in line
     assert remedy in line
+
+
+TYPES = [
+    ("recipe", "task=Align", "recipe tiny: its task is a value of type type"),
+    ("recipe", "task=None", "recipe tiny: its task is None"),
+    ("recipe", "data=None", "recipe tiny: its data is None. Give a Data"),
+    ("recipe", "optim=None", "recipe tiny: its optim is None. Give an AdamW"),
+    ("recipe", "run=None", "recipe tiny: its run is None. Give a Run"),
+    ("recipe", "model=3", "recipe tiny: its model is a value of type int"),
+    ("recipe", "evaluation=''", "recipe tiny: its evaluation is a value of type str"),
+    ("recipe", "plateau=5", "recipe tiny: its plateau is a value of type int"),
+    ("data", "train=None", "data: train is None"),
+    ("run", "batch=4.0", "run: batch=4.0 is no whole number"),
+    ("run", "steps=2.5", "run: steps=2.5 is no whole number"),
+    ("run", "workers=1.5", "run: workers=1.5 is no whole number"),
+    ("run", "seed=1.5", "run: seed=1.5 is no whole number"),
+    ("run", "keep=True", "run: keep=True is no whole number"),
+    ("run", "clip='1'", "run: clip='1' is no number"),
+    ("run", "device=0", "run: device=0 is no name"),
+    ("optim", "lr='1e-4'", "optim: lr='1e-4' is no number"),
+]
+"""A part of a recipe, a field of it with a value of another type, and what is said of it."""
+
+
+def test_parts_of_a_recipe_of_another_type(tmp_path: Path) -> None:
+    """In a process of its own: the tests' checks of types would find these mistakes before the library does."""
+    text = TINY
+    for number, (part, field, _) in enumerate(TYPES):
+        changed = f"{part}=replace(tiny().{part}, {field})"
+        text += f"\n    def bad{number}():\n        return replace(tiny(), {field if part == 'recipe' else changed})\n"
+    commands = [["train", f"{recipe_file(tmp_path, text)}:bad{i}", "--out", "run"] for i in range(len(TYPES))]
+    code = f"from wordregion import cli; print([cli.main(command) for command in {commands!r}])"
+    given = [sys.executable, "-c", code]
+    done = subprocess.run(given, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=200)
+    assert done.stdout == f"{[2] * len(TYPES)}\n", done.stderr
+    for line, (_, _, said) in zip(done.stderr.splitlines(), TYPES, strict=True):
+        assert line.startswith(f"wordregion: {said}")
+        assert "Give" in line
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(
@@ -278,6 +343,34 @@ def test_a_demo_folder_with_other_things_in_it_is_left_alone(
     (tmp_path / "thesis.tex").write_text("years of work")
     assert "--out" in complaint(["demo", "--steps", "1", "--out", str(tmp_path)], capsys)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("flags", [[], ["--device", "cpux"], ["--steps", "0"]])
+def test_a_finished_demo_with_other_things_beside_it_is_left_alone(
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("report.html", "recipe.json", "thesis.tex"):
+        (tmp_path / name).write_text("{}")
+    line = complaint(["demo", "--out", str(tmp_path), *flags], capsys)
+    assert flags or "thesis.tex" in line
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_finished_demo_is_kept_until_the_flags_are_known_to_be_good(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("report.html", "recipe.json", "metrics.jsonl"):
+        (tmp_path / name).write_text("{}")
+    complaint(["demo", "--out", str(tmp_path), "--device", "cpux"], capsys)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_finished_demo_makes_room_for_a_new_one(tmp_path: Path) -> None:
+    for name in ("report.html", "recipe.json", "metrics.jsonl", "recipe.json.77.draft"):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "checkpoints" / "step_000002").mkdir(parents=True)
+    assert not _prepare(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_picture_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

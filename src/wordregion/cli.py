@@ -5,8 +5,11 @@ Every command is a typed function or dataclass that tyro turns into flags. What 
 """
 
 import contextlib
+import copy
 import dataclasses
 import difflib
+import errno
+import functools
 import importlib.util
 import inspect
 import io
@@ -16,16 +19,18 @@ import re
 import shlex
 import subprocess
 import sys
+import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import docstring_parser
 import tyro
 from tyro.conf import Positional, arg
 
 from wordregion import __version__
+from wordregion.drafts import draft_of
 from wordregion.errors import UsageError, WordregionError
 
 if TYPE_CHECKING:
@@ -264,11 +269,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; default: those of the process.
 
     Returns:
-        exit status: 0 done, 1 problems found in the data, 2 wrong use or broken input, 130 interrupted.
+        exit status: 0 done, 1 problems found in the data, 2 wrong use, broken input or a file that the system refuses,
+        130 interrupted.
     """
     args = list(sys.argv[1:] if argv is None else argv)
+    if hasattr(sys.stdout, "reconfigure"):  # what a terminal can't show is shown as \\u..., not a reason to stop
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        return _dispatch(args)
+        status = _dispatch(args)
+        sys.stdout.flush()
+        return status
     except WordregionError as error:
         print("wordregion:", " ".join(str(error).split()), file=sys.stderr)
         return 2
@@ -278,6 +288,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `wordregion ... | head`
         sys.stderr.close()
         return 141
+    except OSError as error:
+        print("wordregion:", " ".join(_refused(error).split()), file=sys.stderr)
+        _leave_stdout()
+        return 2
+
+
+def _refused(error: OSError) -> str:
+    """What the operating system, or a server, would not do, in a line."""
+    if error.strerror is None:
+        return f"{type(error).__name__}: {str(error)[:300]}. Mend that, then try again."
+    where = error.filename2 or error.filename
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    remedy = "Free space on its disk." if full else "Mend that, or give another path."
+    return f"{'the output' if where is None else os.fsdecode(where)}: {error.strerror}. {remedy}"
+
+
+def _leave_stdout() -> None:
+    """Writes to nowhere what stdout still holds, where it takes no more; Python would fail on it again at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _dispatch(args: list[str]) -> int:
@@ -300,7 +332,11 @@ def _demo(args: list[str]) -> int:
     from wordregion.demo import DemoFlags, run_demo
 
     flags = _parse(DemoFlags, "wordregion demo", args)
-    return 0 if flags is None else run_demo(flags)
+    if flags is None:
+        return 0
+    _device(flags.device)
+    _folder(flags.out)
+    return run_demo(flags)
 
 
 def _train(args: list[str]) -> int:
@@ -341,6 +377,12 @@ def _eval_compositional(args: list[str]) -> int:
     flags = _parse(CompositionalFlags, "wordregion eval compositional", args)
     if flags is None:
         return 0
+    if flags.batch < 1 or flags.workers < 0:
+        raise UsageError(
+            f"eval compositional: batch={flags.batch}, workers={flags.workers}: batch >= 1 and workers >= 0 must hold."
+        )
+    out = flags.out or flags.run / "compositional.json"
+    _file(out)
     from wordregion.data.datasets.compositional import Contests, open_contests
     from wordregion.data.datasets.opening import open_source
     from wordregion.data.masked_lm import open_lm
@@ -373,7 +415,6 @@ def _eval_compositional(args: list[str]) -> int:
         return 0
     print(f"{flags.run} on {found.items}" + (f" ({left_out:,} left out: no picture)" if left_out else ""))
     print_metrics(found.metrics)
-    out = flags.out or flags.run / "compositional.json"
     content = {"run": str(flags.run), "data": flags.data, "items": found.items, "left_out": left_out}
     if flags.negatives is not None:
         content["negatives"] = str(flags.negatives)
@@ -425,8 +466,10 @@ def _eval(args: list[str]) -> int:
 
     comm.init_from_env()
     record = read_record(flags.run)
+    out = flags.out or flags.run / "eval.json"
+    _file(out)
     spec = record["source"]
-    recipe = call_recipe(find_recipe(spec), spec, _typed(find_recipe(spec), spec, record.get("arguments", {})))
+    recipe = call_recipe(find_recipe(spec), spec, _typed(find_recipe(spec), spec, record["arguments"]))
     opened = recipe.data.evaluate
     if flags.data is None and opened is None:
         raise UsageError(f"eval: recipe {spec} names no evaluation data. Give it with --data SOURCE.")
@@ -459,7 +502,6 @@ def _eval(args: list[str]) -> int:
         return 0
     print(f"{recipe.name} ({weights}) on {found.items}")
     print_metrics(found.metrics)
-    out = flags.out or flags.run / "eval.json"
     write_json(
         out,
         {
@@ -482,7 +524,13 @@ def _ablate(args: list[str]) -> int:
         return 0
     recipes = []
     for spec in flags.recipes:
-        name, *own = shlex.split(spec)
+        try:
+            name, *own = shlex.split(spec)
+        except ValueError as error:
+            problem = f"unreadable ({error})" if spec.strip() else "empty"
+            raise UsageError(
+                f"ablate: the recipe '{spec}' is {problem}. Write it as: \"NAME --flag value\"."
+            ) from error
         made = _recipe_with_flags(name, own)
         if made is None:
             return 0
@@ -624,10 +672,21 @@ def _trained(run: Path, vocab: str, device: "torch.device") -> tuple[Any, Any, A
     if not (run / "recipe.json").is_file() and (run / STRUCTURE).is_file():
         model: Any = load_model(run, None).to(device)
         if isinstance(model, Grounder):
-            return model, Tokenizer(vocab, max_tokens=256, clean=False), GroundEvalTransform()
-        return model, Tokenizer(vocab, sep=False), EvalTransform(model.image_size)
+            tokenizer = Tokenizer(vocab, max_tokens=256, clean=False)
+        else:
+            tokenizer = Tokenizer(vocab, sep=False)
+        if tokenizer.vocab_size > (known := model.text.body.config.vocab_size):
+            raise UsageError(
+                f"{run}: knows {known:,} words, the vocabulary {vocab} has {tokenizer.vocab_size:,}. Give its own "
+                "with --vocab."
+            )
+        return (
+            model,
+            tokenizer,
+            GroundEvalTransform() if isinstance(model, Grounder) else EvalTransform(model.image_size),
+        )
     spec = (record := read_record(run))["source"]
-    recipe = call_recipe(find_recipe(spec), spec, _typed(find_recipe(spec), spec, record.get("arguments", {})))
+    recipe = call_recipe(find_recipe(spec), spec, _typed(find_recipe(spec), spec, record["arguments"]))
     if recipe.data.eval_transform is None:
         raise UsageError(f"predict: recipe {spec} has no eval_transform. Give its Data one.")
     return load_student(recipe, run, device)[0], recipe.data.collator().tokenizer, recipe.data.eval_transform
@@ -725,16 +784,25 @@ def _convert(args: list[str]) -> int:
         return 0
     if flags.to_official == (flags.layout is not None):
         raise UsageError("convert: give either --as KIND (to ours) or --to-official. See: wordregion convert --help")
+    patch = 32 if (flags.layout or "").startswith("xvlm/") and flags.layout != "xvlm/pretrain_clip" else 16
+    if flags.image_size is not None and (flags.image_size < 1 or flags.image_size % patch):
+        raise UsageError(f"convert: image_size={flags.image_size} is no positive multiple of {patch}. Try 384.")
     from wordregion.models.official import layout_of, load_official, official_checkpoint
     from wordregion.models.store import load_model, save_model
 
     if flags.to_official:
         import torch
 
-        _writable(flags.out)
+        _file(flags.out)
         model = load_model(flags.source, None)
         layout = layout_of(model)
-        torch.save({"model": official_checkpoint(model, layout)}, flags.out)
+        content = {"model": official_checkpoint(model, layout)}
+        flags.out.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with draft_of(flags.out) as draft:
+                torch.save(content, draft)
+        except RuntimeError as error:  # of a full disk
+            raise UsageError(f"{flags.out}: can't be written ({_told(error)}). Free space on its disk.") from error
         print(f"written: {flags.out} ({layout})")
         return 0
     _folder(flags.out)
@@ -798,7 +866,7 @@ def _recipe_of_file(spec: str) -> Callable[..., "Recipe"]:
         raise
     except SyntaxError as error:
         raise UsageError(f"recipe {spec}: {file}, line {error.lineno}: {error.msg}. Correct the file.") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"recipe {spec}: {file} failed while loading: {_told(error)}. Correct the file.") from error
     functions = {
         n: f
@@ -826,7 +894,7 @@ def call_recipe(function: Callable[..., "Recipe"], spec: str, given: dict[str, A
         recipe = function(**given)
     except WordregionError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"recipe {spec}: the function failed: {_told(error)}. Correct the recipe.") from error
     if not isinstance(recipe, Recipe):
         raise UsageError(f"recipe {spec}: the function returned {type(recipe).__name__}, no Recipe. Return a Recipe.")
@@ -893,6 +961,8 @@ def _device(name: str | None) -> "torch.device":
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise UsageError(f"device '{name}' can't be used ({reason}). Use --device cpu, or leave it out.") from error
+    if device.type == "meta":
+        raise UsageError("device 'meta' computes nothing. Use --device cpu, or leave it out.")
     return device
 
 
@@ -906,7 +976,7 @@ def _typed(function: Callable[..., Any], spec: str, arguments: Mapping[str, Any]
     """Recorded arguments of a recipe, from JSON back to the types of its parameters.
 
     Raises:
-        UsageError: if the recipe has changed and takes them no longer.
+        UsageError: if the recipe has changed and takes them no longer, or one is of another type.
     """
     own = {name: kind for name, kind, _ in _own_parameters(function, spec)}
     if gone := sorted(set(arguments) - set(own)):
@@ -914,10 +984,32 @@ def _typed(function: Callable[..., Any], spec: str, arguments: Mapping[str, Any]
     given: dict[str, Any] = {}
     for name, value in arguments.items():
         kinds = str(own[name])
-        if isinstance(value, list):
+        if not _fits(value, own[name]):
+            raise UsageError(
+                f"recipe {spec}: the run's recipe.json gives {name}={value!r:.60}, which is of another kind. Restore "
+                "it, or train again."
+            )
+        if isinstance(value, list) and "list" not in kinds:
             value = tuple(value)
         given[name] = Path(value) if isinstance(value, str) and "Path" in kinds else value
     return given
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a JSON value can be one of a type; of types that are not plain ones, anything can."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _fits(value, inner[0])
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, one) for one in inner)
+    if origin is Literal:
+        return value in inner
+    if origin in (tuple, list):
+        return isinstance(value, list) and all(any(_fits(item, one) for one in inner) for item in value)
+    plain: dict[Any, tuple[type, ...]] = {
+        int: (int,), float: (int, float), str: (str,), bool: (bool,), Path: (str,), type(None): (type(None),),
+    }  # fmt: skip
+    return kind not in plain or (isinstance(value, plain[kind]) and (kind is bool or not isinstance(value, bool)))
 
 
 def _own_parameters(function: Callable[..., Any], spec: str) -> list[tuple[str, Any, Any]]:
@@ -935,8 +1027,13 @@ def _own_parameters(function: Callable[..., Any], spec: str) -> list[tuple[str, 
         if name in taken:
             raise UsageError(f"recipe {spec}: parameter '{name}' is a flag of every recipe already. Rename it.")
         kind = Annotated[hints.get(name, str), arg(help=told.get(name) or "(parameter of the recipe)")]  # type: ignore[valid-type]
-        default = dataclasses.MISSING if parameter.default is parameter.empty else parameter.default
-        own.append((name, kind, dataclasses.field(default=default)))
+        if parameter.default is parameter.empty:
+            default = dataclasses.field()
+        elif type(parameter.default).__hash__ is None:  # a list, say, of which each call gets its own
+            default = dataclasses.field(default_factory=functools.partial(copy.deepcopy, parameter.default))
+        else:
+            default = dataclasses.field(default=parameter.default)
+        own.append((name, kind, default))
     return own
 
 
@@ -989,6 +1086,17 @@ def _folder(path: Path) -> None:
     existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise UsageError(f"{path}: no folder can be written there ({existing} is in the way). Give another --out.")
+
+
+def _file(path: Path) -> None:
+    """Makes sure that a file can be written there, without making it."""
+    there = path.exists()
+    if path.is_dir() or (there and not os.access(path, os.W_OK)):
+        raise UsageError(f"{path}: {'is a folder' if path.is_dir() else 'must not be changed'}. Give another path.")
+    if not there:
+        existing = next(folder for folder in path.absolute().parents if folder.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK):
+            raise UsageError(f"{path}: can't be written ({existing} is in the way). Give another path.")
 
 
 def _writable(path: Path) -> None:

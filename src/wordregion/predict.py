@@ -220,10 +220,13 @@ def describe(
         flags: how to search.
 
     Raises:
-        UsageError: if the model writes no captions, or the prompt leaves no room.
+        UsageError: if the model writes no captions or none so long, or the prompt leaves no room.
     """
     device = next(model.parameters()).device
     sample = transform(Sample("picture", (picture,), ()), np.random.default_rng(0))
+    room = getattr(model.text.body.config, "max_position_embeddings", flags.max_tokens)
+    if flags.max_tokens > room:
+        raise UsageError(f"caption: max_tokens={flags.max_tokens}, but the model reads {room} at most. Give fewer.")
     limits = Limits(tokenizer.sep_id, flags.max_tokens, flags.min_tokens, flags.penalty)
     with torch.no_grad():
         image = model.encode_image(torch.as_tensor(sample.images[0])[None].to(device))

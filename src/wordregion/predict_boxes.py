@@ -136,12 +136,15 @@ def parse_classes(text: str) -> tuple[str, ...]:
     """Class names from a text with full stops between them, or from a file with one a line.
 
     Raises:
-        UsageError: if there are none, or the file is missing.
+        UsageError: if there are none, or the file is missing or not UTF-8.
     """
     if text.lower().endswith(".txt") and not Path(text).is_file():
         raise UsageError(f"detect: '{text}' is no file. Give class names, or a .txt file with one a line.")
     from_file = text.lower().endswith(".txt")
-    names = Path(text).read_text(encoding="utf-8").splitlines() if from_file else text.split(".")
+    try:
+        names = Path(text).read_text(encoding="utf-8").splitlines() if from_file else text.split(".")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"detect: '{text}' is not UTF-8 ({error}). Save it as UTF-8.") from error
     found = tuple(dict.fromkeys(name.strip() for name in names if clean_name(name).strip()))
     if not found:
         raise UsageError(f"detect: no class names in '{text}'. Write, for example, \"person. bicycle\".")

@@ -12,7 +12,7 @@ from torch import nn
 
 from wordregion.engine import checkpoint, optim
 from wordregion.errors import CheckpointError
-from wordregion.recipes.recipe import Recipe
+from wordregion.recipes.recipe import Recipe, built
 
 
 def read_record(run: Path) -> dict[str, Any]:
@@ -28,10 +28,14 @@ def read_record(run: Path) -> dict[str, Any]:
         raise CheckpointError(f"{run}: not a run, it has no recipe.json. Give the folder that train wrote as --out.")
     try:
         record = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: damaged, no JSON ({error}). Restore it, or train again.") from error
     if not isinstance(record, dict) or not record.get("source"):
         raise CheckpointError(f"{path}: does not name its recipe ('source'). Train with: wordregion train RECIPE")
+    record.setdefault("arguments", {})
+    for name, kind in (("source", str), ("arguments", dict)):
+        if not isinstance(record[name], kind):
+            raise CheckpointError(f"{path}: damaged, its {name} is {record[name]!r:.40}. Restore it, or train again.")
     return record
 
 
@@ -43,7 +47,7 @@ def load_student(recipe: Recipe, run: Path, device: torch.device | str = "cpu") 
     Raises:
         CheckpointError: if there are no weights, or they are damaged or of another model.
     """
-    model = recipe.model()
+    model = built(recipe)
     weights = run / "model.safetensors"
     if weights.is_file():
         _load(lambda: load_model(model, str(weights)), weights)

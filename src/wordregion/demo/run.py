@@ -27,6 +27,11 @@ from wordregion.tasks.align import Align
 
 UNUSED = np.random.default_rng(0)
 """Evaluation transforms draw nothing."""
+LEFT = (
+    "checkpoints", "tensorboard", "metrics.jsonl", "recipe.json", "model.safetensors", "model.json", "report.html",
+    "eval.json", "compositional.json",
+)  # fmt: skip
+"""What a demo leaves, and commands that look at it: all that a new demo in the same folder may remove."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ def run_demo(flags: DemoFlags) -> int:
     Raises:
         UsageError: for settings out of range, or an `out` that holds another run.
     """
-    recipe = demo_recipe(flags)
+    recipe = demo_recipe(flags)  # before anything is removed
     resume = _prepare(flags.out)
     print(f"Training {recipe.name}: {recipe.run.steps} steps of {recipe.run.batch} scenes, all built in.", flush=True)
     began = time.monotonic()
@@ -100,7 +105,16 @@ def demo_recipe(flags: DemoFlags) -> Recipe:
 def _prepare(out: Path) -> bool:
     """Whether to resume. Removes a finished demo; refuses a folder with anything else in it."""
     if (out / "report.html").is_file() and (out / "recipe.json").is_file():
-        shutil.rmtree(out)
+        own = [path for path in out.iterdir() if path.name in LEFT or path.match("*.draft") or path.match("draft_*")]
+        if other := sorted({path.name for path in out.iterdir()} - {path.name for path in own}):
+            raise UsageError(
+                f"demo: {out} holds more than a finished demo ('{other[0]}'). Move that away, or give another --out."
+            )
+        for path in own:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
     if not out.exists():
         return False
     if (out / "checkpoints").is_dir() and (out / "recipe.json").is_file():

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from wordregion.errors import UsageError
+
 
 def rank() -> int:
     """Number of this process, from 0."""
@@ -31,12 +33,22 @@ def device() -> torch.device:
 
 
 def init_from_env() -> None:
-    """Joins the group that `torchrun` describes in the environment, if there is one."""
+    """Joins the group that `torchrun` describes in the environment, if there is one.
+
+    Raises:
+        UsageError: if the environment describes it badly.
+    """
     if "WORLD_SIZE" in os.environ and not dist.is_initialized():
-        if torch.cuda.is_available():
-            torch.cuda.set_device(device())
-        # Counts and flags are exchanged on the CPU, beside the gradients.
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        try:
+            if torch.cuda.is_available():
+                torch.cuda.set_device(device())
+            # Counts and flags are exchanged on the CPU, beside the gradients.
+            dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        except (ValueError, OverflowError, dist.DistNetworkError) as error:
+            raise UsageError(
+                f"WORLD_SIZE={os.environ['WORLD_SIZE']} is set, but the processes can't meet ({error}). Was this "
+                "started without torchrun? Unset WORLD_SIZE, or use: torchrun -m wordregion.cli ..."
+            ) from error
 
 
 def barrier() -> None:

@@ -11,6 +11,8 @@ import re
 import shutil
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,28 +51,51 @@ def save(out: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, Any]
     final = out / "checkpoints" / f"step_{step:06d}"
     draft = final.with_name(f"draft_{step:06d}")
     if comm.main_process():
-        for left in final.parent.glob("draft_*"):
-            shutil.rmtree(left)
-        draft.mkdir(parents=True)
+        with _writing(draft):
+            for left in final.parent.glob("draft_*"):
+                _remove(left)
+            draft.mkdir(parents=True)
     comm.barrier()
-    torch.save(_random_state(), draft / f"random_{comm.rank()}.pt")
-    with warnings.catch_warnings():
+    with _writing(draft), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # dcp says that a single process saves alone
+        torch.save(_random_state(), draft / f"random_{comm.rank()}.pt")
         dcp.save(tensors, checkpoint_id=draft)
     comm.barrier()
     if comm.main_process():
-        files = {path.name: [path.stat().st_size, _checksum(path)] for path in sorted(draft.iterdir())}
-        facts = facts | {"step": step, "processes": comm.world_size(), "files": files}
-        (draft / "facts.json").write_text(json.dumps(facts, indent=1))
-        for path in (*draft.iterdir(), draft):
-            _flush(path)
-        shutil.rmtree(final, ignore_errors=True)
-        draft.rename(final)
-        _flush(final.parent)
-        for old in checkpoints(out)[:-keep]:
-            shutil.rmtree(old)
+        with _writing(draft):
+            files = {path.name: [path.stat().st_size, _checksum(path)] for path in sorted(draft.iterdir())}
+            facts = facts | {"step": step, "processes": comm.world_size(), "files": files}
+            (draft / "facts.json").write_text(json.dumps(facts, indent=1))
+            for path in (*draft.iterdir(), draft):
+                _flush(path)
+            if final.exists():
+                _remove(final)
+            draft.rename(final)
+            _flush(final.parent)
+            for old in checkpoints(out)[:-keep]:
+                _remove(old)
     comm.barrier()
     return final
+
+
+@contextmanager
+def _writing(draft: Path) -> Iterator[None]:
+    """Tells in one line what the disk refuses; torch says RuntimeError where it is full."""
+    try:
+        yield
+    except (OSError, RuntimeError, CheckpointException) as error:
+        lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        raise CheckpointError(
+            f"{draft}: can't be written ({lines[-1].strip()[-160:]}). Free space on its disk or mend its folder, then "
+            "--resume from the last checkpoint."
+        ) from error
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def load(folder: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
@@ -102,7 +127,9 @@ def load(folder: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
         OSError,
         RuntimeError,
         ValueError,
-        KeyError,
+        LookupError,
+        TypeError,
+        AttributeError,
         EOFError,
         pickle.UnpicklingError,
     ) as error:
@@ -121,13 +148,36 @@ def read_facts(folder: Path) -> dict[str, Any]:
     """
     try:
         facts = json.loads((folder / "facts.json").read_text())
-        if not {"step", "processes", "files", "recipe", "counters"} <= facts.keys():
+        if not _sound(facts):
             raise ValueError("incomplete")
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{folder}: facts.json is missing or damaged. Delete this folder to resume from an earlier checkpoint."
         ) from error
     return facts
+
+
+def _sound(facts: Any) -> bool:
+    """Whether these are the facts of a checkpoint, each of its own kind."""
+    kinds = {"step": int, "processes": int, "files": dict, "recipe": dict, "counters": dict}
+    if not isinstance(facts, dict) or not all(type(facts.get(name)) is kind for name, kind in kinds.items()):
+        return False
+    run, seen = facts["recipe"].get("run"), facts.get("validation", [])
+    return (
+        facts["step"] >= 0
+        and bool(facts["files"])
+        and all(_numbers(pair, int) for pair in facts["files"].values())
+        and all(type(facts["counters"].get(name)) is int for name in ("skipped", "seen"))
+        and isinstance(run, dict)
+        and {"batch", "seed"} <= run.keys()
+        and isinstance(facts["recipe"].get("arguments", {}), dict)
+        and isinstance(seen, list)
+        and all(_numbers(pair, int, float) for pair in seen)
+    )
+
+
+def _numbers(pair: Any, *kinds: type) -> bool:
+    return isinstance(pair, list) and len(pair) == 2 and all(type(value) in kinds for value in pair)
 
 
 def _must_fit(folder: Path, metadata: Metadata, tensors: dict[str, Tensor]) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
+from wordregion.drafts import draft_of
+
 
 class Log:
     """Writes on the main process only.
@@ -25,9 +27,11 @@ class Log:
         if not active:
             return
         self._file = out / "metrics.jsonl"
-        lines = self._file.read_text().splitlines() if start and self._file.is_file() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= start]
-        self._file.write_text("".join(line + "\n" for line in kept))
+        lines = self._file.read_bytes().split(b"\n") if start and self._file.is_file() else []
+        steps_of = [_step_of(line) for line in lines]
+        kept = [line + b"\n" for line, at in zip(lines, steps_of, strict=True) if at is not None and at <= start]
+        with draft_of(self._file) as draft:
+            draft.write_bytes(b"".join(kept))
         self._board = SummaryWriter(str(out / "tensorboard"), purge_step=start or None)
         self._bar = Progress(
             TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[told]}"),
@@ -35,6 +39,8 @@ class Log:
         )  # fmt: skip
         self._row = self._bar.add_task("training", total=steps, completed=start, told="")
         self._bar.start()
+        if broken := sum(at is None and bool(line.strip()) for line, at in zip(lines, steps_of, strict=True)):
+            self.say(f"{self._file}: {broken} unreadable lines, of an attempt that was cut off perhaps, were dropped")
 
     def say(self, line: str) -> None:
         """One line for the user."""
@@ -74,3 +80,12 @@ class Log:
         if self.active:
             self._bar.stop()
             self._board.close()
+
+
+def _step_of(line: bytes) -> int | None:
+    """The step of a logged line, or None if it can't be read."""
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return step if type(step) is int else None

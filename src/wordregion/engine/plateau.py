@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from wordregion.distributed import comm
+from wordregion.drafts import draft_of
 from wordregion.engine.logs import Log
 from wordregion.errors import CheckpointError, UsageError
 from wordregion.models import store
@@ -130,7 +131,8 @@ class Validation:
         if comm.main_process():
             if best:
                 store.save_weights(self.model, self.out / BEST, trained_only=True)
-            (self.out / VALUES).write_text(json.dumps(self.watch.seen) + "\n")
+            with draft_of(self.out / VALUES) as draft:
+                draft.write_text(json.dumps(self.watch.seen) + "\n")
         comm.barrier()
         told = ", the best" if best else f", rate x {self.watch.factor:g}"
         self.log.say(f"step {step}: {plateau.measure} {fitting[0]:.2f}{told}{', the end' if self.ended else ''}")

@@ -46,12 +46,23 @@ class Run:
     device: str | None = None
 
     def __post_init__(self) -> None:
+        for name in ("steps", "batch", "accumulate", "log_every", "save_every", "keep", "workers", "seed"):
+            if type(getattr(self, name)) is not int:
+                raise UsageError(f"run: {name}={getattr(self, name)!r} is no whole number. Give one.")
+        for name in ("clip", "max_bad_share"):
+            value = getattr(self, name)
+            if type(value) not in (int, float) and not (name == "clip" and value is None):
+                raise UsageError(f"run: {name}={value!r} is no number. Give one.")
+        if self.device is not None and not isinstance(self.device, str):
+            raise UsageError(f"run: device={self.device!r} is no name. Give one such as 'cpu' or 'cuda:1', or None.")
         for name in ("steps", "batch", "accumulate", "log_every", "save_every", "keep"):
             if getattr(self, name) < 1:
                 raise UsageError(f"run: {name}={getattr(self, name)} is below 1. Give a positive number.")
         for name in ("workers", "seed"):
             if getattr(self, name) < 0:
                 raise UsageError(f"run: {name}={getattr(self, name)} is negative. Give 0 or more.")
+        if self.seed >= 2**63:
+            raise UsageError(f"run: seed={self.seed} is too large. Give one below 2**63.")
         if self.precision not in ("fp32", "bf16"):
             raise UsageError(f"run: precision={self.precision} is unknown. Use fp32 or bf16.")
         if self.parallel not in ("none", "ddp", "fsdp"):

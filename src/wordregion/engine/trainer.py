@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from wordregion.data.loader import StepLoader
 from wordregion.distributed import comm
 from wordregion.distributed.parallelize import Parallel, full_state
+from wordregion.drafts import draft_of
 from wordregion.engine import checkpoint, optim
 from wordregion.engine.logs import Log
 from wordregion.engine.memory import peak_gigabytes
@@ -28,7 +29,7 @@ from wordregion.engine.plateau import Validation
 from wordregion.engine.precision import has_bf16
 from wordregion.errors import CheckpointError, DataError, UsageError, WordregionError
 from wordregion.models import store
-from wordregion.recipes.recipe import Recipe, resolved
+from wordregion.recipes.recipe import Recipe, built, resolved
 from wordregion.schema import Batch
 from wordregion.tasks.protocol import Task
 
@@ -103,7 +104,7 @@ def train(recipe: Recipe, out: Path, resume: bool = False) -> TrainResult:
     comm.barrier()  # nobody writes before all have looked
     device = torch.device(run.device) if run.device else comm.device()
     _seed(run.seed)
-    model = recipe.model()
+    model = built(recipe)
     optim.freeze(model, recipe.optim)
     task: Any = recipe.task.build(model).to(device).train()
     parallel = Parallel(task, task.blocks(), run.parallel, run.compile, run.checkpoint_activations)
@@ -115,10 +116,14 @@ def train(recipe: Recipe, out: Path, resume: bool = False) -> TrainResult:
     notes: list[str] = []
     if resume:
         facts = checkpoint.read_facts(found[-1])
-        _must_continue(found[-1], facts["recipe"], record)
+        notes += _must_continue(found[-1], facts["recipe"], record)
         _seed(run.seed + comm.rank() + facts["step"])  # counts only on another number of processes
         checkpoint.load(found[-1], tensors)
         start, counters, measured = facts["step"], facts["counters"], facts.get("validation", ())
+        if recipe.plateau is None:
+            measured = ()
+        if start >= run.steps:
+            notes.append(f"already at step {start} of {run.steps}: nothing is left to train. Raise --steps to go on.")
         if facts["processes"] != comm.world_size():
             notes.append(
                 f"resuming a run of {facts['processes']} processes on {comm.world_size()}: all continues but the "
@@ -140,7 +145,8 @@ def train(recipe: Recipe, out: Path, resume: bool = False) -> TrainResult:
     )
     if comm.main_process():
         out.mkdir(parents=True, exist_ok=True)
-        (out / "recipe.json").write_text(json.dumps(record, indent=1))
+        with draft_of(out / "recipe.json") as draft:
+            draft.write_text(json.dumps(record, indent=1))
     log = Log(out, start, run.steps, comm.main_process())
     for note in notes:
         log.say(note)
@@ -313,12 +319,22 @@ def _seed(seed: int) -> None:
     np.random.seed(seed % 2**32)  # noqa: NPY002, for parts that draw from the global generator
 
 
-def _must_continue(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raises UsageError if the run would not continue: the order of the data depends on batch and seed."""
+def _must_continue(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Raises UsageError if the run would not continue: the order of the data depends on batch and seed.
+
+    Returns:
+        a line if the recipe has other arguments. Data may have moved, so that they are told, not refused.
+    """
     for name in ("batch", "seed"):
         old, new = before["run"][name], now["run"][name]
         if old != new:
             raise UsageError(f"{folder}: was trained with {name}={old}, not {new}. Resume with --{name} {old}.")
+    then, given = before.get("arguments", {}), now["arguments"]
+    names = [name for name in {**then, **given} if then.get(name) != given.get(name)]
+    if not names:
+        return []
+    told = ", ".join(f"{name}={given.get(name)!r} (was {then.get(name)!r})" for name in names)
+    return [f"resuming with other arguments of the recipe: {told}; the same run only if they are paths that moved"]
 
 
 def export(model: nn.Module, out: Path) -> None:

@@ -12,11 +12,13 @@ from typing import Any, overload
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoConfig
 
-from wordregion.errors import CheckpointError
+from wordregion.drafts import draft_of
+from wordregion.errors import CheckpointError, WordregionError
 from wordregion.models.fusion import FusionModel
 from wordregion.models.grounder import Grounder
 from wordregion.models.official import fill_official, is_official, layout_of
@@ -32,7 +34,7 @@ from wordregion.nn.vision import TimmVision
 from wordregion.nn.weights import read_weights
 
 WEIGHTS, STRUCTURE = "model.safetensors", "model.json"
-DAMAGE = (ValueError, KeyError, TypeError, AttributeError)
+DAMAGE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 """What a description that isn't one raises."""
 
 
@@ -117,7 +119,8 @@ def save_model(model: FusionModel | Grounder, folder: str | Path, state: dict[st
     folder = Path(folder)
     structure = describe_grounder(model) if isinstance(model, Grounder) else describe(model)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / STRUCTURE).write_text(json.dumps(structure, indent=1) + "\n")
+    with draft_of(folder / STRUCTURE) as draft:
+        draft.write_text(json.dumps(structure, indent=1) + "\n")
     save_weights(model, folder / WEIGHTS, state)  # last: a folder with weights is whole
 
 
@@ -144,7 +147,12 @@ def save_weights(
     draft = path.with_name(f"draft_{path.name}")
     frozen = {name for name, value in model.named_parameters(remove_duplicate=False) if not value.requires_grad}
     names = [group[0] for group, _ in tied_groups(model) if not trained_only or group[0] not in frozen]
-    save_file({name: whole[name].detach().cpu().contiguous() for name in names}, str(draft))
+    try:
+        save_file({name: whole[name].detach().cpu().contiguous() for name in names}, str(draft))
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path}: can't be written ({error}). Free space on its disk, or mend its folder."
+        ) from error
     draft.rename(path)
 
 
@@ -174,8 +182,13 @@ def load_model(
         detector = found.get("kind") == KIND
         if kind is not None and detector is not (kind is Grounder):
             raise CheckpointError(f"{folder}: holds {'a' if detector else 'no'} detector. Load a {kind.__name__}.")
-        model = build_grounder(found) if detector else build(found)
     except DAMAGE as error:
+        raise _damaged(folder, error) from error
+    try:
+        model = build_grounder(found) if detector else build(found)
+    except WordregionError:
+        raise
+    except Exception as error:  # a wrong number is found out anywhere in the parts, timm's and transformers' too
         raise _damaged(folder, error) from error
     start_from(model, folder)
     return model.eval()
@@ -292,7 +305,11 @@ def _part(part: nn.Module) -> dict[str, Any]:
 
 def _built(described: dict[str, Any], text: TextEncoder) -> nn.Module:
     given = dict(described)
-    return PARTS[given.pop("kind")].build(given, text)
+    part = PARTS[given.pop("kind")]
+    for name, value in given.items():
+        if name not in ("eps", "dropout") and (type(value) is not int or value < 1):
+            raise ValueError(f"{name}={value!r}")
+    return part.build(given, text)
 
 
 def _from_hub(name: str) -> Path:

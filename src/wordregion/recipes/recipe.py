@@ -62,6 +62,9 @@ class AdamW:
     freeze: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("lr", "weight_decay", "eps", "warmup", "start", "final", "drop", "bias_scale"):
+            if isinstance(value := getattr(self, name), bool) or not isinstance(value, (int, float)):
+                raise UsageError(f"optim: {name}={value!r} is no number. Give one.")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise UsageError(f"optim: lr={self.lr} is not above 0. Give a learning rate such as 1e-4.")
         if self.schedule not in ("cosine", "linear", "step"):
@@ -148,6 +151,12 @@ class Data:
     evaluate: Callable[[], Dataset] | None = None
     eval_transform: Transform | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("train", "transform", "collator", "evaluate", "eval_transform"):
+            value = getattr(self, name)
+            if not callable(value) and not (name.startswith("eval") and value is None):
+                raise UsageError(f"data: {name} is {_kind(value)}, which can't be called. Give a function.")
+
 
 @runtime_checkable
 class TaskSettings(Protocol):
@@ -190,6 +199,37 @@ class Recipe:
     plateau: Plateau | None = None
     source: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        wanted = {
+            "name": (isinstance(self.name, str), "a text"),
+            "model": (callable(self.model) and not isinstance(self.model, nn.Module), "a function that builds it"),
+            "task": (isinstance(self.task, TaskSettings) and not isinstance(self.task, type), "settings with build()"),
+            "data": (isinstance(self.data, Data), "a Data"),
+            "optim": (isinstance(self.optim, AdamW), "an AdamW"),
+            "run": (isinstance(self.run, Run), "a Run"),
+            "evaluation": (callable(self.evaluation), "a function"),
+            "plateau": (self.plateau is None or isinstance(self.plateau, Plateau), "a Plateau or None"),
+        }
+        for part, (fits, what) in wanted.items():
+            if not fits:
+                raise UsageError(f"recipe {self.name}: its {part} is {_kind(getattr(self, part))}. Give {what}.")
+
+
+def built(recipe: Recipe) -> nn.Module:
+    """The recipe's model.
+
+    Raises:
+        UsageError: if its function returns something else.
+    """
+    model: Any = recipe.model()
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"recipe {recipe.name}: its model() returned {_kind(model)}. Return a torch.nn.Module.")
+    return model
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else f"a value of type {type(value).__name__}"
 
 
 def resolved(recipe: Recipe) -> dict[str, Any]:
