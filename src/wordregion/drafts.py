@@ -10,5 +10,9 @@ from pathlib import Path
 def draft_of(path: Path) -> Iterator[Path]:
     """A file to write to, which takes the place of `path` when the block ends without an error."""
     draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
-    yield draft
+    try:
+        yield draft
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
     draft.replace(path)
