@@ -23,7 +23,7 @@ demo: $(STAMP) ## train a small ALBEF on built-in scenes (about 5 minutes on 2 c
 	$(BIN)/wordregion demo
 
 test: $(STAMP) ## run the tests (no network, no GPU needed)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 lint: $(STAMP) ## style, types and the rule of which module may import which
 	$(BIN)/ruff check .
