@@ -1083,9 +1083,8 @@ def _told(error: BaseException) -> str:
 
 def _folder(path: Path) -> None:
     """Makes sure that a folder can be made there, without making it."""
-    existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise UsageError(f"{path}: no folder can be written there ({existing} is in the way). Give another --out.")
+    if blocked := _in_the_way(path):
+        raise UsageError(f"{path}: no folder can be written there ({blocked} is in the way). Give another --out.")
 
 
 def _file(path: Path) -> None:
@@ -1093,18 +1092,14 @@ def _file(path: Path) -> None:
     there = path.exists()
     if path.is_dir() or (there and not os.access(path, os.W_OK)):
         raise UsageError(f"{path}: {'is a folder' if path.is_dir() else 'must not be changed'}. Give another path.")
-    if not there:
-        existing = next(folder for folder in path.absolute().parents if folder.exists())
-        if not existing.is_dir() or not os.access(existing, os.W_OK):
-            raise UsageError(f"{path}: can't be written ({existing} is in the way). Give another path.")
+    if not there and (blocked := _in_the_way(path.absolute().parent)):
+        raise UsageError(f"{path}: can't be written ({blocked} is in the way). Give another path.")
 
 
-def _writable(path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.open("ab").close()
-    except OSError as error:
-        raise UsageError(f"{path}: can't be written ({error.strerror}). Give another path.") from error
+def _in_the_way(folder: Path) -> Path | None:
+    """What is there of a folder's path already, if nothing can be made in it."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return None if existing.is_dir() and os.access(existing, os.W_OK) else existing
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -1113,8 +1108,11 @@ def write_json(path: Path, content: Any) -> None:
     Raises:
         UsageError: if the path can't be written.
     """
-    _writable(path)
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content, indent=2) + "\n")
+    except OSError as error:
+        raise UsageError(f"{path}: can't be written ({error.strerror}). Give another path.") from error
 
 
 if __name__ == "__main__":

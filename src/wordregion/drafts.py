@@ -1,6 +1,7 @@
 """Files that are there whole or not at all, whatever stops their writing and whoever else writes them."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,3 +17,11 @@ def draft_of(path: Path) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
         raise
     draft.replace(path)
+
+
+def remove(path: Path) -> None:
+    """Removes a file, a link, or a folder with all that is in it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

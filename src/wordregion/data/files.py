@@ -74,6 +74,22 @@ def load_json(path: Path, what: str) -> Any:
         raise DataError(str(path), "", f"unusable JSON ({error})", f"Expected {what}.") from error
 
 
+def first_object(path: Path) -> tuple[dict[str, Any], bool] | None:
+    """The first object of a file of JSON lines or of one JSON list, and whether it is a list.
+
+    None for another file, and for one that can't be read: whoever opens it says so.
+    """
+    if not (path.is_file() and os.access(path, os.R_OK)):
+        return None
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        head = file.read(1 << 16).lstrip()
+    try:
+        record, _ = json.JSONDecoder().raw_decode(head.removeprefix("[").lstrip())
+    except (ValueError, RecursionError):
+        return None
+    return (record, head.startswith("[")) if isinstance(record, dict) else None
+
+
 def check_index(index: int, size: int, name: str) -> None:
     """Raises IndexError for an index outside of 0..size-1."""
     if not 0 <= index < size:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from wordregion.data.scene_views import SceneNegatives
 from wordregion.data.scenes import Scenes
 from wordregion.data.tokens import Tokenizer
 from wordregion.demo.report import Facts, read_curves, write_report
+from wordregion.drafts import remove
 from wordregion.engine.trainer import train
 from wordregion.errors import UsageError
 from wordregion.evaluate.retrieval import evaluate_retrieval
@@ -111,10 +111,7 @@ def _prepare(out: Path) -> bool:
                 f"demo: {out} holds more than a finished demo ('{other[0]}'). Move that away, or give another --out."
             )
         for path in own:
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+            remove(path)
     if not out.exists():
         return False
     if (out / "checkpoints").is_dir() and (out / "recipe.json").is_file():

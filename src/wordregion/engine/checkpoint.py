@@ -8,7 +8,6 @@ import os
 import pickle
 import random
 import re
-import shutil
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
 
 from wordregion.distributed import comm
+from wordregion.drafts import remove
 from wordregion.errors import CheckpointError
 
 _NAME = re.compile(r"step_(\d+)")
@@ -53,7 +53,7 @@ def save(out: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, Any]
     if comm.main_process():
         with _writing(draft):
             for left in final.parent.glob("draft_*"):
-                _remove(left)
+                remove(left)
             draft.mkdir(parents=True)
     comm.barrier()
     with _writing(draft), warnings.catch_warnings():
@@ -69,11 +69,11 @@ def save(out: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, Any]
             for path in (*draft.iterdir(), draft):
                 _flush(path)
             if final.exists():
-                _remove(final)
+                remove(final)
             draft.rename(final)
             _flush(final.parent)
             for old in checkpoints(out)[:-keep]:
-                _remove(old)
+                remove(old)
     comm.barrier()
     return final
 
@@ -89,13 +89,6 @@ def _writing(draft: Path) -> Iterator[None]:
             f"{draft}: can't be written ({lines[-1].strip()[-160:]}). Free space on its disk or mend its folder, then "
             "--resume from the last checkpoint."
         ) from error
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
 
 
 def load(folder: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:

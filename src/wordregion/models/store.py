@@ -144,16 +144,15 @@ def save_weights(
         trained_only: leave out the parameters that are not trained.
     """
     whole = model.state_dict() if state is None else state
-    draft = path.with_name(f"draft_{path.name}")
     frozen = {name for name, value in model.named_parameters(remove_duplicate=False) if not value.requires_grad}
     names = [group[0] for group, _ in tied_groups(model) if not trained_only or group[0] not in frozen]
     try:
-        save_file({name: whole[name].detach().cpu().contiguous() for name in names}, str(draft))
+        with draft_of(path) as draft:
+            save_file({name: whole[name].detach().cpu().contiguous() for name in names}, str(draft))
     except SafetensorError as error:
         raise CheckpointError(
             f"{path}: can't be written ({error}). Free space on its disk, or mend its folder."
         ) from error
-    draft.rename(path)
 
 
 @overload

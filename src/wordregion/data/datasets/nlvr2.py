@@ -1,13 +1,11 @@
 """NLVR2: statements about two photos, true or false; as published, and as ALBEF's code reads it."""
 
-import json
-import os
 import re
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from wordregion.data.fields import required, shown, text_value
-from wordregion.data.files import Packed, check_index, existing_file, load_json
+from wordregion.data.files import Packed, check_index, existing_file, first_object, load_json
 from wordregion.data.images import ImageStore
 from wordregion.data.sources import Jsonl
 from wordregion.errors import DataError
@@ -86,17 +84,12 @@ class Nlvr2:
 
 def kind_of_statements(path: Path) -> Literal["nlvr2", "nlvr"] | None:
     """What a file's first record shows it to be: NLVR2 in either of its formats, NLVR, or neither."""
-    if not (path.is_file() and os.access(path, os.R_OK)):  # whoever opens it says so
+    if (found := first_object(path)) is None:
         return None
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        head = file.read(1 << 16).lstrip()
-    try:
-        record, _ = json.JSONDecoder().raw_decode(head.removeprefix("[").lstrip())
-    except (ValueError, RecursionError):
+    record, in_list = found
+    if not {"sentence", "label"} <= record.keys():
         return None
-    if not isinstance(record, dict) or not {"sentence", "label"} <= record.keys():
-        return None
-    if head.startswith("["):
+    if in_list:
         return "nlvr2" if isinstance(record.get("images"), list) else None
     identity = str(record.get("identifier", ""))
     return "nlvr2" if identity.count("-") == 3 else "nlvr" if re.fullmatch(r"\d+-\d+", identity) else None

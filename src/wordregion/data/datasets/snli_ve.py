@@ -1,14 +1,12 @@
 """SNLI-VE: does a photo entail a sentence, contradict it, or neither? As published, and as ALBEF's code reads it."""
 
-import json
-import os
 from pathlib import Path
 from typing import Any
 
 from PIL.Image import Image
 
 from wordregion.data.fields import required, shown, text_value
-from wordregion.data.files import Packed, check_index, existing_file, load_json
+from wordregion.data.files import Packed, check_index, existing_file, first_object, load_json
 from wordregion.data.images import ImageStore
 from wordregion.data.sources import Jsonl
 from wordregion.errors import DataError
@@ -108,16 +106,9 @@ def relation(value: Any, where: str, field: str) -> int:
 
 def is_snli_ve(path: Path) -> bool:
     """Whether a file's first record is one of SNLI-VE, in either format."""
-    if not (path.is_file() and os.access(path, os.R_OK)):  # whoever opens it says so
+    if (found := first_object(path)) is None:
         return False
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        head = file.read(1 << 16).lstrip()
-    try:
-        record, _ = json.JSONDecoder().raw_decode(head.removeprefix("[").lstrip())
-    except (ValueError, RecursionError):
-        return False
-    if not isinstance(record, dict):
-        return False
-    if head.startswith("["):
+    record, in_list = found
+    if in_list:
         return {"image", "sentence", "label"} <= record.keys()
     return {"gold_label", "sentence2"} <= record.keys()
