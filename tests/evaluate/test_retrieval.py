@@ -14,7 +14,7 @@ from tests.processes import in_two_processes
 from wordregion.errors import DataError, UsageError
 from wordregion.evaluate import retrieval
 from wordregion.evaluate.retrieval import evaluate_retrieval, score_matrices
-from wordregion.models.zoo import albef_tiny
+from wordregion.models.zoo import albef_tiny, for_word_regions
 from wordregion.schema import Grounding, Sample
 
 
@@ -143,6 +143,37 @@ def test_names_lists_and_json():
     assert all(len(row) == 10 for row in ranking.texts)
     assert ranking.text_scores[0][3] == -100
     assert json.loads(result.to_json())["metrics"] == result.metrics
+
+
+def test_words_against_places_re_rank_alone_and_with_the_contrast(monkeypatch):
+    model, data = for_word_regions(tiny_model(), embed=8).eval(), Noise()
+    result = evaluate_retrieval(model, data, collator, unchanged, k=4, batch=2, progress=False)
+    with torch.no_grad():
+        images = model.encode_image(torch.stack([data[i].images[0] for i in range(len(data))]))
+        encoded = tokenizer(list(result.captions))
+        hidden = model.encode_text(encoded.ids, encoded.mask)
+        similarity = model.project_image(images) @ model.project_text(hidden, encoded.mask).t()
+        head = model.heads["word_region"]
+        words = head(hidden, encoded.mask, head.places(images)).t()
+    for name, score in (("words", words), ("words+itc", words + similarity / model.temperature)):
+        ranking = result.rankings[f"rerank_k4_{name}"]
+        for i, (found, values) in enumerate(zip(ranking.texts, ranking.text_scores, strict=True)):
+            among = similarity[i].topk(4).indices
+            assert found[0] == among[score[i, among].argmax()]
+            assert values[0] == pytest.approx(score[i, found[0]].item(), abs=1e-4)
+        for t, found in enumerate(ranking.images):
+            among = similarity[:, t].topk(4).indices
+            assert found[0] == among[score[among, t].argmax()]
+    without = run(k=4)
+    for name, value in without.metrics.items():
+        assert result.metrics[name] == value
+    monkeypatch.setattr(retrieval, "PAIRS_AT_ONCE", 3)
+    again = evaluate_retrieval(model, data, collator, unchanged, k=4, batch=2, progress=False)
+    assert again.metrics == result.metrics
+    with torch.no_grad():
+        head.importance.weight.fill_(float("nan"))
+    with pytest.raises(UsageError, match="scores are not finite"):
+        evaluate_retrieval(model, data, collator, unchanged, k=1, progress=False)
 
 
 def test_itc_only_and_more_candidates_than_there_are():

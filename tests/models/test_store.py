@@ -9,7 +9,7 @@ from torch import nn
 from wordregion.errors import CheckpointError
 from wordregion.models.report import resize_positions
 from wordregion.models.store import build, describe, image_size_of, load_model, save_model, start_from
-from wordregion.models.zoo import albef_tiny, albef_tiny_conv
+from wordregion.models.zoo import albef_tiny, albef_tiny_conv, for_word_regions
 
 TINY = {"width": 32, "vision_layers": 1, "text_layers": 1, "fusion_layers": 2, "embed": 16, "patch": 8}
 
@@ -19,7 +19,14 @@ def model(seed=0, image_size=32, **more):
     return albef_tiny(40, image_size=image_size, **TINY, **more)
 
 
-@pytest.mark.parametrize("made", [model, lambda: albef_tiny_conv(40, 32, width=32, embed=16)])
+MADE = [
+    model,
+    lambda: albef_tiny_conv(40, 32, width=32, embed=16),
+    lambda: for_word_regions(model(), embed=24, dropout=0.2),
+]
+
+
+@pytest.mark.parametrize("made", MADE)
 def test_a_saved_model_comes_back_from_its_folder_alone(tmp_path, made):
     own = made().eval()
     save_model(own, tmp_path / "m")
@@ -27,6 +34,7 @@ def test_a_saved_model_comes_back_from_its_folder_alone(tmp_path, made):
     assert not back.training
     assert back.state_dict().keys() == own.state_dict().keys()
     assert all(torch.equal(value, back.state_dict()[name]) for name, value in own.state_dict().items())
+    assert describe(back)["heads"] == describe(own)["heads"]
     assert back.heads["mask"].decoder.weight is back.text.word_embeddings.weight
     ids = torch.randint(2, 40, (2, 5))
     image = torch.randn(2, 3, 32, 32)

@@ -22,7 +22,7 @@ from wordregion.data.tokens import SPECIAL, Masking
 from wordregion.engine.optim import freeze, parameter_groups
 from wordregion.errors import CheckpointError, UsageError
 from wordregion.models.store import load_model, save_model
-from wordregion.objectives import Match, ReplacedWords
+from wordregion.objectives import Contrast, MaskedWords, Match, ReplacedWords, WordRegion
 from wordregion.recipes.flickr_small import flickr_frozen, flickr_small, flickr_tuned
 from wordregion.recipes.xvlm_small import caption_flickr_small, xvlm_flickr_small
 from wordregion.tasks.image_tokens import encoder_name
@@ -132,6 +132,15 @@ def test_the_wide_recipes_see_photos_through_two_backbones(places: tuple[Path, P
             task.after_step()
         assert len(task._image_tokens) == 3
         save_model(model, tmp_path)
+    task.step += recipe.task.first_alone
+    for at_work, first in ((task.objectives(), False), (recipe.task.build(model).objectives(), True)):
+        assert {type(o) for o in at_work} == {WordRegion, Match} | (set() if first else {Contrast, MaskedWords})
+    metrics = task(batch, task.counts(batch)).metrics
+    assert {"word_region", "word_region_box", "match", "contrast", "masked_words"} <= set(metrics)
+    measured = recipe.evaluation(
+        model, recipe.data.evaluate(), recipe.data.collator(), recipe.data.eval_transform, k=2, progress=False
+    )
+    assert "raw/rerank_k2_words+itc/TR@1" in measured.metrics
     opened = load_model(tmp_path)
     torch.testing.assert_close(opened.vision(batch.image), model.vision(batch.image))
 

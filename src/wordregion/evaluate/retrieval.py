@@ -1,5 +1,7 @@
 """Image-text retrieval: recall at 1, 5 and 10 both ways, by the contrast alone (ITC) and re-ranked by matching (ITM).
 
+A model with a head that compares words with places (`nn.word_region`) re-ranks by that as well.
+
 The protocol is ALBEF's: the k best candidates by ITC get the logit of "these match" from the fusion encoder as their
 score, the others stay behind them. The originals fuse every query with its candidates, twice, and so compute the
 keys and values of an image for each pair. Here the pairs that either direction needs are scored once each, grouped by
@@ -28,6 +30,7 @@ from wordregion.evaluate.common import Bar, check_request, evaluating, progress_
 from wordregion.evaluate.ranking import dense, look_up, pairs_to_score, recall_at, reorder, top_candidates
 from wordregion.models.finite import require_finite
 from wordregion.models.fusion import FusionModel
+from wordregion.nn.word_region import WordRegionHead
 from wordregion.schema import Batch, Dataset, Sample
 
 DEPTHS = (1, 5, 10)
@@ -43,7 +46,8 @@ class Ranking:
 
     Attributes:
         texts: for each image, indices of texts.
-        text_scores: their scores (cosine for ITC, match logit when re-ranked, log-odds plus ITC logit for ``+itc``).
+        text_scores: their scores (cosine for ITC, match logit when re-ranked, word-region logit likewise; with
+            ``+itc`` the ITC logit is added to that, or to the log-odds of a match).
         images: for each text, indices of images.
         image_scores: their scores.
     """
@@ -61,12 +65,13 @@ class Retrieval:
     Attributes:
         metrics: percent by name; ``raw/itc/TR@1`` = an image's best text is one of its captions,
             ``raw/rerank_k128/IR@10`` = a caption's image is among the best ten; ``rerank_k128+itc`` ranks by the match
-            head's log-odds plus the contrast's logit.
+            head's log-odds plus the contrast's logit, ``rerank_k128_words`` by a word-region head's logit,
+            ``rerank_k128_words+itc`` by that plus the contrast's.
         image_ids: ``Sample.id`` of each image.
         captions: each text.
         caption_image: index of the image each text belongs to.
-        rankings: top lists by ``"itc"``, ``"rerank_k..."`` and ``"rerank_k...+itc"``.
-        pairs: (image, text) pairs that the fusion encoder scored.
+        rankings: top lists by ``"itc"``, ``"rerank_k..."`` and so on, as in the names of `metrics`.
+        pairs: (image, text) pairs that were scored for re-ranking.
     """
 
     metrics: dict[str, float]
@@ -142,17 +147,22 @@ def evaluate_retrieval(
             image_P, text_P = pairs_to_score(i2t_Ik, t2i_Tk)
             pairs = len(image_P)
             logit_P2 = torch.zeros(pairs, 2)
+            word_P = torch.zeros(pairs) if "word_region" in model.heads else None
             with bar("re-ranking", int((torch.isin(image_P, images.own)).sum())) as advance:
                 for first, image_INV in images.tokens():
                     mine = slice(*torch.searchsorted(image_P, torch.tensor([first, first + len(image_INV)])).tolist())
-                    logit_P2[mine] = score_pairs(
-                        model, image_INV, hidden_TLD, mask_TL, image_P[mine] - first, text_P[mine], advance
-                    )
+                    given = (model, image_INV, hidden_TLD, mask_TL, image_P[mine] - first, text_P[mine])
+                    logit_P2[mine] = score_pairs(*given, advance)
+                    if word_P is not None:
+                        word_P[mine] = word_region_pairs(*given)
             logit_P2 = share(logit_P2, device)
             itc_P = (image_IE[image_P] * text_TE[text_P]).sum(1) / model.temperature.detach().float().cpu()
-            for score in (logit_P2, itc_P):
-                require_finite(score, "scores")
-            for name, score_P in (("", logit_P2[:, 1]), ("+itc", logit_P2[:, 1] - logit_P2[:, 0] + itc_P)):
+            scores = {"": logit_P2[:, 1], "+itc": logit_P2[:, 1] - logit_P2[:, 0] + itc_P}
+            if word_P is not None:
+                word_P = share(word_P, device)
+                scores |= {"_words": word_P, "_words+itc": word_P + itc_P}
+            for name, score_P in scores.items():
+                require_finite(score_P, "scores")
                 i2t, t2i = _both_ways(image_P, text_P, score_P, i2t_Ik, t2i_Tk)
                 lists[f"rerank_k{k}{name}"] = (*reorder(texts_IK, i2t), *reorder(images_TK, t2i))
     own_I, image_of_T = torch.arange(len(images.ids)), torch.tensor(images.caption_image)
@@ -218,6 +228,34 @@ def score_pairs(
         logits on the CPU.
     """
     logit_P2 = torch.zeros(len(image_P), 2)
+    for rows, one_1NV, hidden, mask in _by_image(image_INV, hidden_TLD, mask_TL, image_P, text_P):
+        fused = model.fuse(hidden, mask, one_1NV, None)
+        logit_P2[rows] = model.heads["match"](fused.cls).float().cpu()
+        advance(len(hidden))
+    return logit_P2
+
+
+def word_region_pairs(
+    model: FusionModel,
+    image_INV: Float[Tensor, "I N V"],
+    hidden_TLD: Float[Tensor, "T L D"],
+    mask_TL: Bool[Tensor, "T L"],
+    image_P: Int[Tensor, "P"],
+    text_P: Int[Tensor, "P"],
+) -> Float[Tensor, "P"]:
+    """Logits of the head ``word_region`` for pairs that are ordered by image; arguments as for `score_pairs`."""
+    head = model.heads["word_region"]
+    assert isinstance(head, WordRegionHead)
+    logit_P = torch.zeros(len(image_P))
+    for rows, one_1NV, hidden, mask in _by_image(image_INV, hidden_TLD, mask_TL, image_P, text_P):
+        logit_P[rows] = head(hidden, mask, head.places(one_1NV))[:, 0].float().cpu()
+    return logit_P
+
+
+def _by_image(
+    image_INV: Tensor, hidden_TLD: Tensor, mask_TL: Tensor, image_P: Tensor, text_P: Tensor
+) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    """For each image with pairs: their rows, its tokens (1, N, V), states and mask of their texts, on its device."""
     bounds = torch.searchsorted(image_P, torch.arange(len(image_INV) + 1)).tolist()
     for image, (begin, end) in enumerate(pairwise(bounds)):
         for start in range(begin, end, PAIRS_AT_ONCE):
@@ -225,10 +263,7 @@ def score_pairs(
             text = text_P[rows]
             length = int(mask_TL[text].sum(1).max())  # padding that all the texts share changes nothing
             hidden, mask = (x[text, :length].to(image_INV.device) for x in (hidden_TLD, mask_TL))
-            fused = model.fuse(hidden, mask, image_INV[image : image + 1], None)
-            logit_P2[rows] = model.heads["match"](fused.cls).float().cpu()
-            advance(len(text))
-    return logit_P2
+            yield rows, image_INV[image : image + 1], hidden, mask
 
 
 def encode_texts(

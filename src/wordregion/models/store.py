@@ -32,6 +32,7 @@ from wordregion.nn.pair_fusion import PairFusion
 from wordregion.nn.text import TextEncoder
 from wordregion.nn.vision import TimmVision
 from wordregion.nn.weights import read_weights
+from wordregion.nn.word_region import WordRegionHead
 
 WEIGHTS, STRUCTURE = "model.safetensors", "model.json"
 DAMAGE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
@@ -95,6 +96,15 @@ PARTS: dict[str, Part] = {
     "ReplacedHead": Part(
         lambda head: {"width": head.dense.in_features},
         lambda given, text: ReplacedHead(**given),
+    ),
+    "WordRegionHead": Part(
+        lambda head: {
+            "width": head.word_proj.in_features,
+            "image_width": head.place_proj.in_features,
+            "embed": head.place_proj.out_features,
+            "dropout": head.dropout,
+        },
+        lambda given, text: WordRegionHead(**given),
     ),
     "MaskHead": Part(lambda head: {"eps": head.norm.eps}, lambda given, text: MaskHead(text.word_embeddings, **given)),
     "AnswerDecoder": Part(

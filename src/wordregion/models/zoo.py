@@ -16,6 +16,7 @@ from wordregion.nn.places import sine_places
 from wordregion.nn.pyramid import TimmPyramid
 from wordregion.nn.text import TextEncoder, bert_config, split_bert
 from wordregion.nn.vision import TimmVision
+from wordregion.nn.word_region import WordRegionHead
 
 
 def albef_base(
@@ -185,6 +186,18 @@ def for_boxes(model: FusionModel) -> FusionModel:
     width = model.text.width
     model.heads["match"] = MlpHead(width, 2)
     model.heads["box"] = BoxHead(width)
+    return model
+
+
+def for_word_regions(model: FusionModel, embed: int = 512, dropout: float = 0.0) -> FusionModel:
+    """Gives a model a head that compares words with places of the image beside its others (`WordRegionHead`); in place.
+
+    Args:
+        model: new or trained.
+        embed: width in which they are compared.
+        dropout: rate in [0, 1) at which image tokens miss channels in training.
+    """
+    model.heads["word_region"] = WordRegionHead(model.text.width, model.vision.width, embed, dropout)
     return model
 
 

@@ -93,6 +93,7 @@ class AlignScene:
         total_words: () words that a mask may hit, likewise.
         total_negatives: () negatives of the batch, likewise.
         total_regions: () texts that describe a region, likewise.
+        total_phrases: () groundings that have boxes, likewise.
         teacher_masked_states: gives the teacher's fused states (T, L, D) of the masked texts; called once if at all.
         teacher: the teacher, for its heads, or None.
         model: the student.
@@ -129,6 +130,7 @@ class AlignScene:
     total_words: Tensor
     total_negatives: Tensor
     total_regions: Tensor
+    total_phrases: Tensor
     teacher_masked_states: Callable[[], Tensor]
     teacher: FusionModel | None
     model: FusionModel

@@ -11,8 +11,8 @@ from wordregion.data.transforms import EvalTransform
 from wordregion.errors import UsageError
 from wordregion.models.fusion import FusionModel
 from wordregion.models.store import start_from
-from wordregion.models.zoo import albef_cnn
-from wordregion.objectives import Contrast, MaskedWords, Match
+from wordregion.models.zoo import albef_cnn, for_word_regions
+from wordregion.objectives import Contrast, MaskedWords, Match, WordRegion
 from wordregion.recipes.recipe import AdamW, Data, Recipe, Run
 from wordregion.recipes.tuning import without_teacher
 from wordregion.tasks.align import Align
@@ -145,7 +145,8 @@ def flickr_small(
     """All three losses with distillation on Flickr30k photos: frozen ResNet-50, BERT 6 x 384, two fusion layers.
 
     The contrast is trained when this begins (`flickr_frozen`), so matching comes first and alone: three quarters of the
-    steps go to the fusion layers, with easy negatives before hard ones. Then contrast and masked words join.
+    steps go to the fusion layers, with easy negatives before hard ones. Then contrast and masked words join. With
+    ``wide``, words are compared with places of the photos from the first step on, taught by the boxes of phrases.
 
     Args:
         start: run of `flickr_frozen`: its projections are where this one begins.
@@ -158,13 +159,13 @@ def flickr_small(
         UsageError: if the weights folder lacks a part.
     """
     frozen = flickr_frozen(data, weights, wide=wide)
-    tokenizer = partial(Tokenizer, weights / "bert" / "vocab.txt", max_tokens=20)
+    tokenizer = partial(Tokenizer, weights / "bert" / "vocab.txt", max_tokens=30 if wide else 20)
     new = (("fusion.layers.", 2.0), ("heads.", 4.0))
     cross = tuple((f"fusion.layers.{layer}.cross.", 4.0) for layer in range(FUSION_LAYERS))
-    return replace(
+    recipe = replace(
         frozen,
         name="flickr_small",
-        model=partial(_started, weights, start, wide),
+        model=partial(_started, weights, start),
         task=Align(
             objectives=(
                 Match(hardness=0.5, ramp_steps=1000),
@@ -177,7 +178,6 @@ def flickr_small(
             ramp_steps=900,
             keep_image_tokens=tokens or True,
             keep_text_states=True,
-            summary_dropout=WIDE_DROPOUT if wide else 0.0,
         ),
         data=replace(frozen.data, collator=lambda: Collator(tokenizer(), Masking(), texts_per_image=3)),
         optim=AdamW(
@@ -188,6 +188,24 @@ def flickr_small(
             freeze=("vision.", "text."),
         ),
         run=Run(steps=1000, batch=32, precision="bf16", clip=5.0, workers=1, log_every=10, save_every=200),
+    )
+    if not wide:
+        return recipe
+    task = recipe.task
+    return replace(
+        recipe,
+        model=partial(_started, weights, start, wide=True),
+        task=replace(
+            task,
+            objectives=(WordRegion(), Match(hardness=0.5, ramp_steps=400), *task.objectives[1:]),
+            first=2,
+            first_alone=300,
+            ramp_steps=360,
+            summary_dropout=WIDE_DROPOUT,
+        ),
+        data=replace(frozen.data, collator=lambda: Collator(tokenizer(), Masking(), texts_per_image=2)),
+        optim=replace(recipe.optim, weight_decay=0.3, lr_scale=(("heads.word_region.", 5.0), *recipe.optim.lr_scale)),
+        run=replace(recipe.run, steps=400, batch=96, save_every=100),
     )
 
 
@@ -221,7 +239,9 @@ def small_model(weights: Path, wide: bool = False) -> FusionModel:
     )
 
 
-def _started(weights: Path, start: Path, wide: bool) -> FusionModel:
+def _started(weights: Path, start: Path, wide: bool = False) -> FusionModel:
     model = small_model(weights, wide)
-    start_from(model, start)
+    if wide:
+        for_word_regions(model, dropout=0.2)
+    start_from(model, start, new=("heads.word_region.",))
     return model

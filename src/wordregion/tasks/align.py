@@ -33,8 +33,9 @@ class Align:
 
     Attributes:
         objectives: what to learn; the loss is their sum.
-        first_alone: steps at the start in which only the first objective is trained. Matching mines its negatives by
-            the contrast, and has nothing to learn from those of an untrained one.
+        first_alone: steps at the start in which only the first objective is trained, or the first few. Matching mines
+            its negatives by the contrast, and has nothing to learn from those of an untrained one.
+        first: how many objectives these steps train.
         momentum: of the teacher, in [0, 1]; None = no teacher: the keys are the student's own, with gradient (X-VLM).
         queue_size: slots of the feature queue; 0 = none.
         distill: final weight of the teacher's opinion in [0, 1] (alpha).
@@ -50,6 +51,7 @@ class Align:
 
     objectives: tuple[Objective, ...] = (Contrast(), Match(), MaskedWords())
     first_alone: int = 0
+    first: int = 1
     momentum: float | None = 0.995
     queue_size: int = 65536
     distill: float = 0.4
@@ -75,6 +77,8 @@ class Align:
             )
         if min(self.queue_size, self.ramp_steps, self.first_alone) < 0:
             raise UsageError("Align: queue_size, ramp_steps and first_alone must be 0 or more. Correct the recipe.")
+        if self.first < 1:
+            raise UsageError(f"Align: first={self.first} is below 1. Give how many objectives are trained at first.")
 
     def build(self, model: FusionModel) -> "AlignTask":
         """The trainable task around a model."""
@@ -114,12 +118,14 @@ class AlignTask(nn.Module):
         return self
 
     def counts(self, batch: Batch) -> Tensor:
-        """(5,) texts, masked positions, words that a mask may hit, negatives, and regions of a micro-batch."""
+        """(6,) texts, masked positions, words that a mask may hit, negatives, regions, and groundings with boxes."""
         masked = 0 if batch.labels is None else int((batch.labels != -100).sum())
         words = 0 if batch.words is None else int(batch.words.sum())
         negatives = 0 if batch.negative_text is None else len(batch.negative_text)
         regions = len(batch.regions().text)
-        return torch.tensor([float(count) for count in (len(batch.token_ids), masked, words, negatives, regions)])
+        phrases = len(batch.box_grounding.unique())
+        counts = (len(batch.token_ids), masked, words, negatives, regions, phrases)
+        return torch.tensor([float(count) for count in counts])
 
     def forward(self, batch: Batch, totals: Tensor) -> StepOutput:
         """Losses of one micro-batch, normalised by `totals` = counts of the whole step over the number of ranks."""
@@ -166,7 +172,7 @@ class AlignTask(nn.Module):
 
     def objectives(self) -> tuple[Objective, ...]:
         """What is learned at this step."""
-        return self.settings.objectives[: 1 if self.step < self.settings.first_alone else None]
+        return self.settings.objectives[: self.settings.first if self.step < self.settings.first_alone else None]
 
     def distill_weight(self) -> float:
         """Alpha at this step: linear from 0 over `ramp_steps`, then constant."""
@@ -250,6 +256,7 @@ class AlignTask(nn.Module):
             total_words=totals[2],
             total_negatives=totals[3],
             total_regions=totals[4],
+            total_phrases=totals[5],
             teacher_masked_states=teacher_masked_states,
             teacher=self.teacher,
             model=self.model,

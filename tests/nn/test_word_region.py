@@ -1,0 +1,82 @@
+"""Words against places, beside loops over words and places."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from wordregion.nn.word_region import SCALE, SHARPNESS, WordRegionHead, attended_cosine
+
+
+def head(dropout=0.0):
+    torch.manual_seed(0)
+    return WordRegionHead(width=6, image_width=10, embed=8, dropout=dropout)
+
+
+def inputs(texts=3, length=5, images=4, places=9):
+    generator = torch.Generator().manual_seed(1)
+    text = torch.randn(texts, length, 6, generator=generator)
+    mask = torch.arange(length).repeat(texts, 1) < torch.tensor([[5], [2], [1]])[:texts]
+    return text, mask, torch.randn(images, 1 + places, 10, generator=generator)
+
+
+def test_a_score_is_the_weighted_mean_of_what_each_word_sees():
+    part = head().eval()
+    text, mask, image = inputs()
+    got = part(text, mask, part.places(image))
+    for t in range(3):
+        real = int(mask[t].sum())
+        weight = part.importance(text[t, :real]).flatten().softmax(0)
+        for i in range(4):
+            total = 0.0
+            for w in range(real):
+                word = F.normalize(part.word_proj(text[t, w]), dim=0)
+                cosine = torch.stack([word @ F.normalize(part.place_proj(image[i, 1 + n]), dim=0) for n in range(9)])
+                total += weight[w] * ((SHARPNESS * cosine).softmax(0) @ cosine)
+            assert got[t, i].item() == pytest.approx(SCALE * total.item(), abs=1e-5)
+
+
+def test_padding_and_the_summary_of_an_image_change_nothing():
+    part = head().eval()
+    text, mask, image = inputs()
+    plain = part(text, mask, part.places(image))
+    text[~mask] = torch.nan
+    image[:, 0] = torch.nan
+    torch.testing.assert_close(part(text, mask, part.places(image)), plain)
+    longer = F.pad(text, (0, 0, 0, 3)), F.pad(mask, (0, 3))
+    torch.testing.assert_close(part(*longer, part.places(image)), plain)
+
+
+def test_sharpness_goes_from_the_mean_to_the_best_place():
+    cosine = torch.rand(3, 2, 7, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    torch.testing.assert_close(attended_cosine(cosine, 0.0), cosine.mean(-1))
+    torch.testing.assert_close(attended_cosine(cosine, 1e4), cosine.amax(-1))
+
+
+def test_a_phrase_is_the_mean_of_its_words_cosines():
+    part = head().eval()
+    text, _, image = inputs(texts=2, images=2)
+    tokens = torch.tensor([[False, True, True, False, False], [True, True, True, True, True]])
+    got = part.phrases(text, tokens, part.places(image))
+    for g in range(2):
+        cosines = part.words(text[g, tokens[g]]) @ part.places(image)[g].T
+        torch.testing.assert_close(got[g], cosines.mean(0))
+
+
+def test_channels_of_places_are_dropped_in_training_alone():
+    part = head(dropout=0.5)
+    _, _, image = inputs()
+    assert not torch.equal(part.places(image), part.places(image))
+    part.eval()
+    assert torch.equal(part.places(image), part.places(image))
+
+
+def test_gradients_reach_words_places_and_importance_and_not_the_padding():
+    part = head()
+    text, mask, image = inputs()
+    text.requires_grad_()
+    (part(text, mask, part.places(image)) ** 2).sum().backward()
+    assert all(
+        parameter.grad.abs().sum() > 0 for name, parameter in part.named_parameters() if name != "importance.bias"
+    )
+    assert (text.grad[mask].abs().sum(-1) > 0).all()
+    assert not text.grad[~mask].any()
