@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from wordregion.nn import word_region
 from wordregion.nn.word_region import SCALE, SHARPNESS, WordRegionHead, attended_cosine
 
 
@@ -44,6 +45,19 @@ def test_padding_and_the_summary_of_an_image_change_nothing():
     torch.testing.assert_close(part(text, mask, part.places(image)), plain)
     longer = F.pad(text, (0, 0, 0, 3)), F.pad(mask, (0, 3))
     torch.testing.assert_close(part(*longer, part.places(image)), plain)
+
+
+def test_how_many_cosines_are_computed_at_once_changes_nothing(monkeypatch):
+    results = []
+    for at_once in (word_region.AT_ONCE, 1):
+        monkeypatch.setattr(word_region, "AT_ONCE", at_once)
+        part = head()
+        text, mask, image = inputs()
+        scores = part(text, mask, part.places(image))
+        (scores**2).sum().backward()
+        results.append((scores.detach(), *(parameter.grad for parameter in part.parameters())))
+    for some, everything in zip(*results, strict=True):
+        torch.testing.assert_close(some, everything)
 
 
 def test_sharpness_goes_from_the_mean_to_the_best_place():

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 SHARPNESS = 10.0
 """Factor of the cosines by which a word chooses its places."""
-SCALE = 20.0
+SCALE = 40.0
 """Factor of the scores, by which they are logits."""
+AT_ONCE = 1 << 21
+"""Cosines computed at once: a CPU fetches the memory of larger tensors anew each time (`benchmarks/word_region.py`)."""
 
 
 class WordRegionHead(nn.Module):
@@ -58,9 +60,12 @@ class WordRegionHead(nn.Module):
         text_W = mask_TL.nonzero()[:, 0]
         word_WD = text_TLD[mask_TL]
         weight_TL = self.importance(text_TLD).float().squeeze(-1).masked_fill(~mask_TL, -torch.inf).softmax(-1)
-        images, places, width = place_IME.shape
-        cosine_WIM = (self.words(word_WD) @ place_IME.view(-1, width).T).view(-1, images, places)
-        attended_WI = attended_cosine(cosine_WIM.float(), SHARPNESS)
+        word_WE, (images, places, width) = self.words(word_WD), place_IME.shape
+        together = max(1, AT_ONCE // max(1, len(word_WE) * places))
+        cosines = (
+            (word_WE @ some.reshape(-1, width).T).view(-1, len(some), places) for some in place_IME.split(together)
+        )
+        attended_WI = torch.cat([attended_cosine(some.float(), SHARPNESS) for some in cosines], dim=1)
         score_TI = attended_WI.new_zeros(len(text_TLD), images)
         return SCALE * score_TI.index_add(0, text_W, weight_TL[mask_TL][:, None] * attended_WI)
 

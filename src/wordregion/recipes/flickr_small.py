@@ -89,10 +89,10 @@ def flickr_frozen(
         ),
         data=replace(
             recipe.data,
-            collator=lambda: Collator(Tokenizer(text / "vocab.txt", max_tokens=30), texts_per_image=2),
+            collator=lambda: Collator(Tokenizer(text / "vocab.txt", max_tokens=30), texts_per_image=5),
         ),
         optim=replace(recipe.optim, weight_decay=1.0),
-        run=replace(recipe.run, steps=400),
+        run=replace(recipe.run, steps=200),
     )
 
 
@@ -162,23 +162,21 @@ def flickr_small(
     tokenizer = partial(Tokenizer, weights / "bert" / "vocab.txt", max_tokens=30 if wide else 20)
     new = (("fusion.layers.", 2.0), ("heads.", 4.0))
     cross = tuple((f"fusion.layers.{layer}.cross.", 4.0) for layer in range(FUSION_LAYERS))
+    then = (Contrast(same_image_positives=True), MaskedWords(weight=0.1))
+    task = Align(
+        objectives=(Match(hardness=0.5, ramp_steps=1000), *then),
+        first_alone=750,
+        momentum=0.99,
+        queue_size=4096,
+        ramp_steps=900,
+        keep_image_tokens=tokens or True,
+        keep_text_states=True,
+    )
     recipe = replace(
         frozen,
         name="flickr_small",
         model=partial(_started, weights, start),
-        task=Align(
-            objectives=(
-                Match(hardness=0.5, ramp_steps=1000),
-                Contrast(same_image_positives=True),
-                MaskedWords(weight=0.1),
-            ),
-            first_alone=750,
-            momentum=0.99,
-            queue_size=4096,
-            ramp_steps=900,
-            keep_image_tokens=tokens or True,
-            keep_text_states=True,
-        ),
+        task=task,
         data=replace(frozen.data, collator=lambda: Collator(tokenizer(), Masking(), texts_per_image=3)),
         optim=AdamW(
             lr=2e-4,
@@ -191,13 +189,12 @@ def flickr_small(
     )
     if not wide:
         return recipe
-    task = recipe.task
     return replace(
         recipe,
         model=partial(_started, weights, start, wide=True),
         task=replace(
             task,
-            objectives=(WordRegion(), Match(hardness=0.5, ramp_steps=400), *task.objectives[1:]),
+            objectives=(WordRegion(), Match(hardness=0.5, ramp_steps=400), *then),
             first=2,
             first_alone=300,
             ramp_steps=360,
