@@ -57,7 +57,7 @@ def test_how_many_cosines_are_computed_at_once_changes_nothing(monkeypatch):
         (scores**2).sum().backward()
         results.append((scores.detach(), *(parameter.grad for parameter in part.parameters())))
     for some, everything in zip(*results, strict=True):
-        torch.testing.assert_close(some, everything)
+        torch.testing.assert_close(some, everything, atol=1e-4, rtol=1e-4)
 
 
 def test_sharpness_goes_from_the_mean_to_the_best_place():
