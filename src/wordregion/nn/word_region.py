@@ -34,7 +34,7 @@ class WordRegionHead(nn.Module):
         self.dropout = dropout
         self.word_proj = nn.Linear(width, embed)
         self.place_proj = nn.Linear(image_width, embed)
-        self.importance = nn.Linear(width, 1)
+        self.importance = nn.Linear(width, 1, bias=False)
 
     def words(self, text: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows E"]:
         """Unit vectors of text states."""
