@@ -166,6 +166,10 @@ def test_weights_are_factors_and_boxes_can_be_left_out():
 def test_what_is_missing_or_wrong_is_named():
     with pytest.raises(UsageError, match=r"no head 'word_region'.*for_word_regions"):
         run(task(own=albef_tiny_conv(40, image_size=32, width=32, embed=16)), batch())
+    blind = albef_tiny_conv(40, image_size=32, width=32, embed=16)
+    blind.vision.grid = 0
+    with pytest.raises(UsageError, match="tokens without places"):
+        for_word_regions(blind)
     for name in ("weight", "box_weight"):
         with pytest.raises(UsageError, match=f"WordRegion: {name}=-1"):
             WordRegion(**{name: -1})

@@ -6,6 +6,7 @@ from typing import Literal
 
 from torch import nn
 
+from wordregion.errors import UsageError
 from wordregion.models.fusion import FusionModel
 from wordregion.models.grounder import Grounder, assemble
 from wordregion.nn.decoder import AnswerDecoder
@@ -196,7 +197,12 @@ def for_word_regions(model: FusionModel, embed: int = 512, dropout: float = 0.0)
         model: new or trained.
         embed: width in which they are compared.
         dropout: rate in [0, 1) at which image tokens miss channels in training.
+
+    Raises:
+        UsageError: if the image encoder gives tokens without places.
     """
+    if model.vision.grid < 1:
+        raise UsageError("for_word_regions: the image encoder gives tokens without places. Use one with a grid.")
     model.heads["word_region"] = WordRegionHead(model.text.width, model.vision.width, embed, dropout)
     return model
 
