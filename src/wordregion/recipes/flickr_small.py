@@ -194,15 +194,15 @@ def flickr_small(
         model=partial(_started, weights, start, wide=True),
         task=replace(
             task,
-            objectives=(WordRegion(), Match(hardness=0.5, ramp_steps=400), *then),
+            objectives=(WordRegion(), Match(hardness=0.5, ramp_steps=300), *then),
             first=2,
-            first_alone=300,
-            ramp_steps=360,
+            first_alone=210,
+            ramp_steps=250,
             summary_dropout=WIDE_DROPOUT,
         ),
         data=replace(frozen.data, collator=lambda: Collator(tokenizer(), Masking(), texts_per_image=2)),
         optim=replace(recipe.optim, weight_decay=0.3, lr_scale=(("heads.word_region.", 5.0), *recipe.optim.lr_scale)),
-        run=replace(recipe.run, steps=400, batch=96, save_every=100),
+        run=replace(recipe.run, steps=280, batch=96, save_every=70),
     )
 
 
