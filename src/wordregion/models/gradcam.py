@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from wordregion.errors import UsageError
 from wordregion.models.fusion import FusionModel
+from wordregion.nn.regions import check_places
 
 PAIRS_AT_ONCE = 16
 """Pairs whose pass through the image encoder (ViT) is held at a time."""
@@ -67,7 +68,7 @@ def match_attention(
     Raises:
         UsageError: if there is no such layer, no match head, or image tokens have no places.
     """
-    _check_places(model)
+    check_places(model.vision.grid, "maps")
     if "match" not in model.heads:
         raise UsageError(f"the model has no match head (it has {', '.join(model.heads)}). Use one trained to match.")
     layers = len(model.fusion.layers)
@@ -135,7 +136,7 @@ def similarity_maps(
         UsageError: if there is no such layer, the backbone has neither a [CLS] nor a mean as its summary, or image
             tokens have no places.
     """
-    _check_places(model)
+    check_places(model.vision.grid, "maps")
     text = text_PE.detach()
     if model.vision.prefix_tokens:
         parts = torch.arange(len(text), device=text.device).split(PAIRS_AT_ONCE)
@@ -200,11 +201,6 @@ def _vit_attention(model: FusionModel, image_I3HW: Tensor, layer: int | None) ->
 def _as_grid(cells: Float[Tensor, "*rows YX"]) -> Float[Tensor, "*rows Y X"]:
     side = round(cells.shape[-1] ** 0.5)
     return cells.unflatten(-1, (side, side))
-
-
-def _check_places(model: FusionModel) -> None:
-    if model.vision.grid < 1:
-        raise UsageError("maps: this image encoder gives tokens without places. Use one with a grid.")
 
 
 def _check_layer(layer: int, layers: int, what: str) -> None:

@@ -6,7 +6,6 @@ from typing import Literal
 
 from torch import nn
 
-from wordregion.errors import UsageError
 from wordregion.models.fusion import FusionModel
 from wordregion.models.grounder import Grounder, assemble
 from wordregion.nn.decoder import AnswerDecoder
@@ -15,6 +14,7 @@ from wordregion.nn.heads import AssignHead, BoxHead, ClassHead, MaskHead, MatchH
 from wordregion.nn.pair_fusion import PairFusion
 from wordregion.nn.places import sine_places
 from wordregion.nn.pyramid import TimmPyramid
+from wordregion.nn.regions import check_places
 from wordregion.nn.text import TextEncoder, bert_config, split_bert
 from wordregion.nn.vision import TimmVision
 from wordregion.nn.word_region import WordRegionHead
@@ -201,8 +201,7 @@ def for_word_regions(model: FusionModel, embed: int = 512, dropout: float = 0.0)
     Raises:
         UsageError: if the image encoder gives tokens without places.
     """
-    if model.vision.grid < 1:
-        raise UsageError("for_word_regions: the image encoder gives tokens without places. Use one with a grid.")
+    check_places(model.vision.grid, "for_word_regions")
     model.heads["word_region"] = WordRegionHead(model.text.width, model.vision.width, embed, dropout)
     return model
 

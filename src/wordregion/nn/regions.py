@@ -40,6 +40,20 @@ class Views:
     shared: SharedTokens | None = None
 
 
+def check_places(grid: int, what: str) -> None:
+    """Checks that an image encoder's tokens have places.
+
+    Args:
+        grid: tokens along a side; 0 = they have none.
+        what: needs them, for the message.
+
+    Raises:
+        UsageError: if there are none.
+    """
+    if grid < 1:
+        raise UsageError(f"{what}: this image encoder gives tokens without places. Use one with a grid.")
+
+
 def patch_mask(box_X4: Float[Tensor, "X 4"], grid: int) -> Bool[Tensor, "X N"]:
     """True at the summary and at every patch that a box touches, one at least; row-major.
 
@@ -50,8 +64,7 @@ def patch_mask(box_X4: Float[Tensor, "X 4"], grid: int) -> Bool[Tensor, "X N"]:
     Raises:
         UsageError: if there are none.
     """
-    if grid < 1:
-        raise UsageError("regions: this image encoder gives tokens without places. Use one with a grid.")
+    check_places(grid, "regions")
     low_X2 = (box_X4[:, :2] * grid + ROUNDING).floor().clamp(0, grid - 1)
     high_X2 = (box_X4[:, 2:] * grid - ROUNDING).ceil().clamp(max=grid).maximum(low_X2 + 1)
     place = torch.arange(grid, device=box_X4.device)

@@ -175,7 +175,7 @@ def flickr_small(
     recipe = replace(
         frozen,
         name="flickr_small",
-        model=partial(_started, weights, start),
+        model=partial(_started, weights, start, wide),
         task=task,
         data=replace(frozen.data, collator=lambda: Collator(tokenizer(), Masking(), texts_per_image=3)),
         optim=AdamW(
@@ -191,7 +191,6 @@ def flickr_small(
         return recipe
     return replace(
         recipe,
-        model=partial(_started, weights, start, wide=True),
         task=replace(
             task,
             objectives=(WordRegion(), Match(hardness=0.5, ramp_steps=300), *then),
@@ -236,7 +235,7 @@ def small_model(weights: Path, wide: bool = False) -> FusionModel:
     )
 
 
-def _started(weights: Path, start: Path, wide: bool = False) -> FusionModel:
+def _started(weights: Path, start: Path, wide: bool) -> FusionModel:
     model = small_model(weights, wide)
     if wide:
         for_word_regions(model, dropout=0.2)
