@@ -1,10 +1,11 @@
-"""Samples a second of the data pipeline alone: read, decode, augment, tokenise, mask, collate.
+"""Samples a second of the data pipeline alone: read, decode, augment (or resize, or leave out), tokenise, collate.
 
 python benchmarks/loader.py                                   # built-in scenes
 python benchmarks/loader.py --flickr ../shared/data/flickr30k_entities --pixels 256 --workers 0 1 2
 """
 
 import argparse
+import itertools
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from wordregion.data.datasets import Flickr30kEntities
 from wordregion.data.loader import StepLoader
 from wordregion.data.scenes import Scenes
 from wordregion.data.tokens import Masking, Tokenizer
-from wordregion.data.transforms import TrainTransform
+from wordregion.data.transforms import EvalTransform, TrainTransform
 from wordregion.schema import Dataset
 
 
@@ -31,16 +32,20 @@ def main() -> None:
     dataset: Dataset = Flickr30kEntities(settings.flickr, "train") if settings.flickr else Scenes()
     collator = Collator(Tokenizer("scenes"), Masking())
     print(f"{dataset.name}, {settings.pixels} px, batch {settings.batch}, {settings.steps} steps")
-    for workers in settings.workers:
-        transform = TrainTransform(settings.pixels)
-        loader = StepLoader(dataset, transform, collator, batch=settings.batch, seed=0, workers=workers)
+    for workers, way in itertools.product(settings.workers, ("augmented", "resized", "pixels left out")):
+        transform = TrainTransform if way == "augmented" else EvalTransform
+        loader = StepLoader(
+            dataset, transform(settings.pixels), collator, batch=settings.batch, seed=0, workers=workers
+        )
+        if way == "pixels left out":  # as where all tokens are kept
+            loader.leave_out(torch.arange(len(dataset)))
         batches = iter(loader)
-        for _ in range(2 + 2 * workers):  # starts the workers and empties what they made ahead
+        for _ in range(2 + 4 * workers):  # starts the workers and empties what they made ahead
             next(batches)
         spent = timed(lambda batches=batches: [next(batches) for _ in range(settings.steps)])
         samples = settings.steps * settings.batch
         here = f"{1e3 * spent['user'] / samples:.2f} ms of this process's CPU a sample"
-        print(f"workers {workers}: {samples / spent['wall']:.1f} samples/s, {here}", flush=True)
+        print(f"workers {workers}, {way}: {samples / spent['wall']:.1f} samples/s, {here}", flush=True)
         loader.close()
 
 

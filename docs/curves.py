@@ -8,7 +8,13 @@ import matplotlib.pyplot as plt
 
 from wordregion.draw import INK, SERIES, smooth
 
-NAMES = {"contrast": "contrast (ITC)", "match": "matching (ITM)", "masked_words": "masked words (MLM)"}
+NAMES = {
+    "contrast": "contrast (ITC)",
+    "match": "matching (ITM)",
+    "masked_words": "masked words (MLM)",
+    "word_region": "words against places",
+    "word_region_box": "their boxes",
+}
 
 
 def main(run: Path, out: Path) -> None:

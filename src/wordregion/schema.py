@@ -96,7 +96,7 @@ class Batch:
     Letters: I images, T texts, L tokens, G groundings, X boxes, F false texts.
 
     Attributes:
-        image: (I, 3, H, W) normalised pixels.
+        image: (I, 3, H, W) normalised pixels; NaN where they were left out, since the task needs them no more.
         image_key: (I,) identity of each image in its data set: equal keys are the same picture.
         image_size: (I, 2) height and width of each picture in pixels; right of it and below, `image` is zero padding.
             Boxes are in [0, 1] of the picture. None = every picture fills H x W.

@@ -4,6 +4,7 @@ import os
 import pickle
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from wordregion.data.collate import Collator
+from wordregion.data.collate import IMAGES_APART, Collator
 from wordregion.data.loader import StepLoader, eval_batches
 from wordregion.data.mix import Mix
 from wordregion.data.tokens import Masking, Tokenizer
@@ -90,6 +91,37 @@ def test_any_number_of_workers_gives_the_same_bits(collator: Collator, workers: 
 def test_resume_in_the_middle_of_an_epoch(collator: Collator, start: int, workers: int) -> None:
     whole = take(make(collator, accumulate=2), 8)  # 11 photos: an epoch ends within steps 2 and 5
     assert same(whole[start:], take(make(collator, accumulate=2, start_step=start, workers=workers), 8 - start))
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_that_are_needed_no_more_come_without_pixels(collator: Collator, workers: int) -> None:
+    settings = {"batch": 4, "seed": 7, "workers": workers}
+    photos = Photos(broken=frozenset({3}))
+    whole = take(StepLoader(photos, EvalTransform(16), collator, **settings), 30)
+    loader, known = StepLoader(photos, EvalTransform(16), collator, **settings), torch.zeros(11).bool()
+    for ((expected,), (got,)), _ in zip(zip(whole, iter(loader), strict=False), range(30), strict=True):
+        gone = got.image[:, 0, 0, 0].isnan()
+        assert not (gone & ~known[got.image_key]).any()
+        assert torch.equal(got.image[~gone], expected.image[~gone])
+        assert got.image[gone].isnan().all()
+        blank = torch.zeros(len(gone), 3, 1, 1)
+        assert same([[replace(got, image=blank)]], [[replace(expected, image=blank)]])  # all else is as it was
+        loader.leave_out(got.image_key[:2])
+        known[got.image_key[:2]] = True
+        if known.sum() == 10:
+            loader.leave_out(torch.tensor([5 + 2 * IMAGES_APART]))  # the third image of a record
+    loader.close()
+    assert gone.all()
+    assert got.image.shape == expected.image.shape
+    assert got.image.untyped_storage().nbytes() == 3 * 4 * len(got.image)  # a value a channel
+
+
+def test_images_that_change_each_time_keep_their_pixels(collator: Collator) -> None:
+    loader = make(collator)
+    for (batch,), _ in zip(loader, range(6), strict=False):
+        loader.leave_out(batch.image_key)
+        assert not batch.image.isnan().any()
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

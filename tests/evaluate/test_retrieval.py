@@ -155,7 +155,7 @@ def test_words_against_places_re_rank_alone_and_with_the_contrast(monkeypatch):
         similarity = model.project_image(images) @ model.project_text(hidden, encoded.mask).t()
         head = model.heads["word_region"]
         words = head(hidden, encoded.mask, head.places(images)).t()
-    for name, score in (("words", words), ("words+itc", words / 2 + similarity / model.temperature)):
+    for name, score in (("words", words), ("words+itc", words + similarity / model.temperature)):
         ranking = result.rankings[f"rerank_k4_{name}"]
         for i, (found, values) in enumerate(zip(ranking.texts, ranking.text_scores, strict=True)):
             among = similarity[i].topk(4).indices

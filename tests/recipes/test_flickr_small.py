@@ -19,7 +19,9 @@ from transformers import AutoConfig, AutoModel
 from wordregion.cli import find_recipe
 from wordregion.data.loader import StepLoader
 from wordregion.data.tokens import SPECIAL, Masking
+from wordregion.data.transforms import EvalTransform
 from wordregion.engine.optim import freeze, parameter_groups
+from wordregion.engine.trainer import train
 from wordregion.errors import CheckpointError, UsageError
 from wordregion.models.store import load_model, save_model
 from wordregion.objectives import Contrast, MaskedWords, Match, ReplacedWords, WordRegion
@@ -108,7 +110,7 @@ def test_a_step_trains_heads_and_fusion(places: tuple[Path, Path], tmp_path: Pat
     assert batch.image.shape == (3, 3, 224, 224)
     assert len(batch.token_ids) == 9  # three captions a photo share its encoding
     assert set(task.train()(batch, task.counts(batch)).metrics) == {"match", "match_accuracy"}  # alone at first
-    task.step += recipe.task.first_alone
+    task.step += max(recipe.task.starts)
     output = task.train()(batch, task.counts(batch))
     output.loss.backward()
     assert {"contrast", "match", "masked_words"} <= set(output.metrics)
@@ -132,9 +134,9 @@ def test_the_wide_recipes_see_photos_through_two_backbones(places: tuple[Path, P
             task.after_step()
         assert len(task._image_tokens) == 3
         save_model(model, tmp_path)
-    task.step += recipe.task.first_alone
-    for at_work, first in ((task.objectives(), False), (recipe.task.build(model).objectives(), True)):
-        assert {type(o) for o in at_work} == {WordRegion, Match} | (set() if first else {Contrast, MaskedWords})
+    task.step += max(recipe.task.starts)
+    assert [type(o) for o in recipe.task.build(model).objectives()] == [WordRegion, Match]
+    assert [type(o) for o in task.objectives()] == [WordRegion, Match, Contrast, MaskedWords]
     metrics = task(batch, task.counts(batch)).metrics
     assert {"word_region", "word_region_box", "match", "contrast", "masked_words"} <= set(metrics)
     measured = recipe.evaluation(
@@ -143,6 +145,24 @@ def test_the_wide_recipes_see_photos_through_two_backbones(places: tuple[Path, P
     assert "raw/rerank_k2_words+itc/TR@1" in measured.metrics
     opened = load_model(tmp_path)
     torch.testing.assert_close(opened.vision(batch.image), model.vision(batch.image))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_run_that_reads_each_photo_once_learns_the_same(places, tmp_path: Path, monkeypatch, workers: int) -> None:
+    losses = []
+    read: list[str] = []
+    resize = EvalTransform.__call__
+    monkeypatch.setattr(EvalTransform, "__call__", lambda self, s, rng=None: read.append(s.id) or resize(self, s, rng))
+    for keep in (False, True):
+        recipe = flickr_frozen(*places)
+        run = replace(recipe.run, steps=7, batch=3, workers=workers, precision="fp32", log_every=1)
+        task = replace(recipe.task, keep_image_tokens=keep)
+        out = tmp_path / str(keep)
+        train(replace(recipe, task=task, run=run), out)
+        losses.append([json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()])
+    assert losses[0] == losses[1]
+    if not workers:  # the transform runs in this process
+        assert len(read) == 7 * 3 + 3
 
 
 def test_photos_are_encoded_once_for_all_runs_that_share_a_folder(places, tmp_path: Path) -> None:

@@ -187,6 +187,31 @@ def test_what_is_kept_changes_nothing_and_is_encoded_once(monkeypatch, setting, 
     torch.testing.assert_close(results[0].loss, results[1].loss)
 
 
+@pytest.mark.parametrize("momentum", [0.99, None])
+def test_a_picture_whose_tokens_are_kept_needs_no_pixels(momentum):
+    model = small()
+    model.vision.requires_grad_(False)
+    task = Align(queue_size=0, distill=0.0, momentum=momentum, keep_image_tokens=True).build(model).eval()
+    data = batch()
+    first = step(task, data)
+    assert first.known.tolist() == [0, 1, 2, 3]
+    data.image[1:3] = torch.nan
+    torch.testing.assert_close(step(task, data).loss, first.loss)
+    data.image[1], data.image_key[3] = 0.5, 9  # another picture of record 1, and record 9 shows that of record 3
+    step(task, data)
+    assert len(task._image_tokens) == 5
+
+
+def test_pixels_are_needed_where_a_trained_encoder_or_its_teacher_looks_at_them():
+    assert step(Align(queue_size=8).build(small()), batch()).known is None
+    model = small()
+    task = Align(queue_size=8, keep_image_tokens=True).build(model)
+    assert task._image_tokens.known(model, task.teacher, batch()) is None
+    assert task._image_tokens.known(model, None, batch()) is not None
+    model.vision.requires_grad_(False)
+    assert task._image_tokens.known(model, task.teacher, batch()) is not None
+
+
 def test_kept_image_tokens_of_a_moving_encoder_are_refused():
     task = Align(queue_size=8, keep_image_tokens=True).build(small())
     with pytest.raises(UsageError, match="frozen image encoder"):
@@ -244,11 +269,35 @@ def test_a_frozen_encoder_runs_once_for_student_and_teacher_and_without_dropout(
     step(task, batch())
 
 
-def test_the_first_objective_is_alone_for_a_while():
-    task = Align(queue_size=8, first_alone=1).build(small())
-    assert "match" not in step(task, batch()).metrics
-    assert task.model.fusion.layers[0].cross.q.weight.grad is None
+def test_objectives_join_one_after_the_other():
+    task = Align(queue_size=8, starts=(0, 1, 3)).build(small())
+    learned = [step(task, batch()).metrics for _ in range(2)]
+    assert [{"contrast", "match", "masked_words"} & set(metrics) for metrics in learned] == [
+        {"contrast"},
+        {"contrast", "match"},
+    ]
+    task.step += 1
     assert {"contrast", "match", "masked_words"} <= set(step(task, batch()).metrics)
+    task = Align(queue_size=8, starts=(0, 1, 1)).build(small())
+    step(task, batch())
+    assert task.model.fusion.layers[0].cross.q.weight.grad is None
+
+
+def test_an_objective_counts_its_own_steps(monkeypatch):
+    """A ramp of hardness begins when matching does."""
+    seen = []
+    pairs = Match.pairs
+    monkeypatch.setattr(Match, "pairs", lambda self, scene: seen.append(scene.step) or pairs(self, scene))
+    task = Align(queue_size=8, starts=(0, 2, 0)).build(small())
+    for _ in range(4):
+        step(task, batch())
+    assert seen == [0, 1]
+
+
+@pytest.mark.parametrize("starts", [(0, 1), (1, 2, 3), (0, -1, 2)])
+def test_starts_that_do_not_fit_are_refused(starts):
+    with pytest.raises(UsageError, match=r"starts=.* for 3 objectives"):
+        Align(starts=starts)
 
 
 @pytest.mark.parametrize(("rate", "training", "same"), [(0.5, True, False), (0.5, False, True), (0.0, True, True)])

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from wordregion.data.collate import Item, different_captions, targets
+from wordregion.data.collate import Item, different_captions, stack_images, targets
 from wordregion.data.tokens import Tokenizer
 from wordregion.errors import UsageError
 from wordregion.schema import Batch, Sample
@@ -59,7 +59,7 @@ class CaptionCollator:
         own = encoded.mask & (torch.arange(encoded.ids.shape[1]) >= len(self.prompt_ids))
         references = [tuple(s.texts[text] for text in found) for s, found in zip(samples, captions, strict=True)]
         return Batch(
-            image=torch.stack([image for s in samples if isinstance(image := s.images[0], Tensor)]),
+            image=stack_images([image for s in samples if isinstance(image := s.images[0], Tensor)]),
             image_key=torch.tensor([index for index, _, _ in items]),
             token_ids=encoded.ids,
             token_mask=encoded.mask,

@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from wordregion.data.regions import region_texts
@@ -14,6 +15,8 @@ from wordregion.errors import DataError, UsageError
 from wordregion.schema import Batch, Box, Sample
 
 Item = tuple[int, Sample, np.random.Generator]
+IMAGES_APART = 1 << 40
+"""Between the keys of two images of a record."""
 
 
 @runtime_checkable
@@ -109,7 +112,7 @@ class Collator:
         length = encoded.ids.shape[1]
         special = torch.tensor(sorted(self.tokenizer.special_ids))
         return Batch(
-            image=torch.stack(images),
+            image=stack_images(images),
             image_key=image_keys(items),
             token_ids=encoded.ids,
             token_mask=encoded.mask,
@@ -178,9 +181,18 @@ def different_captions(sample: Sample, where: str) -> list[int]:
     return list(first.values())
 
 
+def stack_images(images: Sequence[Tensor]) -> Float[Tensor, "I 3 H W"]:
+    """The images of a batch; those without pixels take no memory if all are (`EvalTransform.without_pixels`)."""
+    if all(image.stride() == (0, 0, 0) for image in images):
+        return torch.stack([image[:, :1, :1] for image in images]).expand(-1, *images[0].shape)
+    return torch.stack(list(images))
+
+
 def image_keys(items: Sequence[Item]) -> Tensor:
-    """(I,) identity of each image: the record's index; the j-th further image of a record has j x 2^40 added."""
-    return torch.tensor([index + (number << 40) for index, sample, _ in items for number in range(len(sample.images))])
+    """(I,) identity of each image: the record's index; for its j-th further image j x `IMAGES_APART` more."""
+    return torch.tensor(
+        [index + number * IMAGES_APART for index, sample, _ in items for number in range(len(sample.images))]
+    )
 
 
 def targets(samples: Sequence[Sample]) -> dict[str, Any]:

@@ -6,13 +6,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int
+from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from wordregion.data.check import verify
-from wordregion.data.collate import Collates, Item
+from wordregion.data.collate import IMAGES_APART, Collates, Item
 from wordregion.data.mix import Mix
 from wordregion.data.sampler import Draw, Shuffled, Stream
+from wordregion.data.transforms import EvalTransform
 from wordregion.data.turns import Turns, TurnStream
 from wordregion.errors import DataError, UsageError, WordregionError
 from wordregion.schema import Batch, Dataset, Sample
@@ -22,10 +25,13 @@ Transform = Callable[[Sample, np.random.Generator], Sample]
 
 
 class _MicroBatches(TorchDataset):
-    """Item = one micro-batch; runs in the loader's workers."""
+    """Item = one micro-batch; runs in the loader's workers. `left_out`: records without pixels, in shared memory."""
 
-    def __init__(self, dataset: Dataset, transform: Transform, collator: Collates, seed: int):
+    def __init__(
+        self, dataset: Dataset, transform: Transform, collator: Collates, seed: int, left_out: Tensor | None = None
+    ) -> None:
         self.dataset, self.transform, self.collator, self.seed = dataset, transform, collator, seed
+        self.left_out = left_out
 
     def __getitem__(self, draws: Sequence[Draw]) -> Batch | WordregionError:
         """The batch, or the error as a value: torch cannot carry an exception of several fields out of a worker."""
@@ -57,6 +63,9 @@ class _MicroBatches(TorchDataset):
         where, sample = self.dataset.where(index), self.dataset[index]
         verify(sample, where)
         self.collator.check(sample, where)
+        if self.left_out is not None and self.left_out[index]:
+            assert isinstance(self.transform, EvalTransform)
+            return self.transform.without_pixels(sample)
         return self.transform(sample, rng)
 
 
@@ -119,8 +128,13 @@ class StepLoader:
         self.accumulate = accumulate
         self._stream = _stream(seed, dataset)
         self._split = (batch, accumulate, rank, world)
+        self._left_out = None  # where random changes are drawn, pixels can't be left out
+        if isinstance(transform, EvalTransform):
+            self._left_out = torch.zeros(len(dataset), dtype=torch.bool).share_memory_()
         self._loader = torch_loader(
-            _MicroBatches(dataset, transform, collator, seed), _Draws(self._stream, start_step, self._split), workers
+            _MicroBatches(dataset, transform, collator, seed, self._left_out),
+            _Draws(self._stream, start_step, self._split),
+            workers,
         )
         self._iterator: Iterator[Batch | WordregionError] | None = None
 
@@ -130,6 +144,15 @@ class StepLoader:
         iterator = self._iterator = iter(self._loader)
         while True:
             yield [_batch_of(next(iterator)) for _ in range(self.accumulate)]
+
+    def leave_out(self, image_key: Int[Tensor, "I"]) -> None:
+        """From now on these images come without pixels, as NaN, if the transform makes the same of them each time.
+
+        Args:
+            image_key: `Batch.image_key`, of all images of each record.
+        """
+        if self._left_out is not None:
+            self._left_out[image_key.cpu() % IMAGES_APART] = True
 
     def close(self) -> None:
         """Stops the workers."""

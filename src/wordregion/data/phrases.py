@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from wordregion.data.collate import Item
+from wordregion.data.collate import Item, stack_images
 from wordregion.data.tokens import Tokenizer
 from wordregion.schema import Batch, Box, Sample
 
@@ -63,7 +63,7 @@ class PhraseCollator:
             for row, span in zip(grounding_text, spans, strict=True)
         ]
         return Batch(
-            image=torch.stack([image for _, s, _ in items if isinstance(image := s.images[0], Tensor)]),
+            image=stack_images([image for _, s, _ in items if isinstance(image := s.images[0], Tensor)]),
             image_key=torch.tensor([index for index, _, _ in items]),
             token_ids=encoded.ids,
             token_mask=encoded.mask,

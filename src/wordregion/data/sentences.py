@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wordregion.data.collate import Item, image_keys, targets
+from wordregion.data.collate import Item, image_keys, stack_images, targets
 from wordregion.data.tokens import Tokenizer
 from wordregion.errors import DataError, UsageError
 from wordregion.schema import Batch, Sample
@@ -57,7 +57,7 @@ class SentenceCollator:
         images = [image for sample in samples for image in sample.images if isinstance(image, Tensor)]
         counts = torch.tensor([len(sample.images) for sample in samples])
         return Batch(
-            image=torch.stack(images),
+            image=stack_images(images),
             image_key=image_keys(items),
             token_ids=encoded.ids,
             token_mask=encoded.mask,

@@ -202,7 +202,7 @@ class Loop:
         while step < run.steps and not self.validation.ended:
             micros = next(batches)
             totals, pairs = self._agree(micros)
-            values, stop = self._step(step, [micro.to(self.device) for micro in micros], totals)
+            values, stop = self._step(step, [micro.to(self.device) for micro in micros], totals, loader)
             step += 1
             self.window.add(values, pairs)
             self.log.advance(step)
@@ -221,7 +221,7 @@ class Loop:
                 return step, metrics, stop
         return step, metrics, None
 
-    def _step(self, step: int, micros: list[Batch], totals: Tensor) -> tuple[dict[str, float], int]:
+    def _step(self, step: int, micros: list[Batch], totals: Tensor, loader: StepLoader) -> tuple[dict[str, float], int]:
         """One optimiser step; its metrics, and the signal that any process was sent, or 0."""
         run, settings = self.recipe.run, self.recipe.optim
         sums: dict[str, Tensor] = {}
@@ -230,6 +230,8 @@ class Loop:
             with self._autocast():
                 output = self.parallel(micro, totals)
             output.loss.backward()
+            if output.known is not None:
+                loader.leave_out(output.known)
             for name, value in itertools.chain([("loss", output.loss.detach())], output.metrics.items()):
                 sums[name] = sums[name] + value if name in sums else value
         self.task.after_backward()

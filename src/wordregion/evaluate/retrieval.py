@@ -34,9 +34,6 @@ from wordregion.nn.word_region import WordRegionHead
 from wordregion.schema import Batch, Dataset, Sample
 
 DEPTHS = (1, 5, 10)
-WORDS_BESIDE_ITC = 0.5
-"""Weight of the word-region logit where the contrast's is added: both are surer than they are right about photos that
-they were not trained on. Chosen on held-out training photos (docs/flickr_small.md)."""
 KEPT_BYTES = 4 << 30
 """Image tokens that a process keeps between the two passes; beyond it images are encoded again for re-ranking."""
 PAIRS_AT_ONCE = 512
@@ -69,7 +66,7 @@ class Retrieval:
         metrics: percent by name; ``raw/itc/TR@1`` = an image's best text is one of its captions,
             ``raw/rerank_k128/IR@10`` = a caption's image is among the best ten; ``rerank_k128+itc`` ranks by the match
             head's log-odds plus the contrast's logit, ``rerank_k128_words`` by a word-region head's logit,
-            ``rerank_k128_words+itc`` by half of that plus the contrast's.
+            ``rerank_k128_words+itc`` by the sum of that and the contrast's.
         image_ids: ``Sample.id`` of each image.
         captions: each text.
         caption_image: index of the image each text belongs to.
@@ -163,7 +160,7 @@ def evaluate_retrieval(
             scores = {"": logit_P2[:, 1], "+itc": logit_P2[:, 1] - logit_P2[:, 0] + itc_P}
             if word_P is not None:
                 word_P = share(word_P, device)
-                scores |= {"_words": word_P, "_words+itc": WORDS_BESIDE_ITC * word_P + itc_P}
+                scores |= {"_words": word_P, "_words+itc": word_P + itc_P}
             for name, score_P in scores.items():
                 require_finite(score_P, "scores")
                 i2t, t2i = _both_ways(image_P, text_P, score_P, i2t_Ik, t2i_Tk)

@@ -87,7 +87,7 @@ class AlignScene:
         offset: column of the first text of this rank among the keys.
         temperature: () learnable softmax temperature.
         distill: weight of the teacher's opinion in [0, 1].
-        step: optimiser steps taken before this one.
+        step: optimiser steps that the objective has had before this one.
         total_texts: () texts of the step over micro-batches and ranks, divided by the number of ranks.
         total_masked: () masked positions, likewise.
         total_words: () words that a mask may hit, likewise.

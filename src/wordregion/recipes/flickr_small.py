@@ -165,7 +165,7 @@ def flickr_small(
     then = (Contrast(same_image_positives=True), MaskedWords(weight=0.1))
     task = Align(
         objectives=(Match(hardness=0.5, ramp_steps=1000), *then),
-        first_alone=750,
+        starts=(0, 750, 750),
         momentum=0.99,
         queue_size=4096,
         ramp_steps=900,
@@ -194,14 +194,13 @@ def flickr_small(
         task=replace(
             task,
             objectives=(WordRegion(), Match(hardness=0.5, ramp_steps=300), *then),
-            first=2,
-            first_alone=210,
-            ramp_steps=250,
+            starts=(0, 0, 230, 230),
+            ramp_steps=270,
             summary_dropout=WIDE_DROPOUT,
         ),
         data=replace(frozen.data, collator=lambda: Collator(tokenizer(), Masking(), texts_per_image=2)),
-        optim=replace(recipe.optim, weight_decay=0.3, lr_scale=(("heads.word_region.", 5.0), *recipe.optim.lr_scale)),
-        run=replace(recipe.run, steps=280, batch=96, save_every=70),
+        optim=replace(recipe.optim, weight_decay=0.3, lr_scale=(("heads.word_region.", 20.0), *recipe.optim.lr_scale)),
+        run=replace(recipe.run, steps=300, batch=96, save_every=75),
     )
 
 

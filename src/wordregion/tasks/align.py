@@ -33,9 +33,8 @@ class Align:
 
     Attributes:
         objectives: what to learn; the loss is their sum.
-        first_alone: steps at the start in which only the first objective is trained, or the first few. Matching mines
-            its negatives by the contrast, and has nothing to learn from those of an untrained one.
-        first: how many objectives these steps train.
+        starts: steps before each objective joins, in their order; () = all at once. Matching mines its negatives by the
+            contrast, and has nothing to learn from those of an untrained one.
         momentum: of the teacher, in [0, 1]; None = no teacher: the keys are the student's own, with gradient (X-VLM).
         queue_size: slots of the feature queue; 0 = none.
         distill: final weight of the teacher's opinion in [0, 1] (alpha).
@@ -50,8 +49,7 @@ class Align:
     """
 
     objectives: tuple[Objective, ...] = (Contrast(), Match(), MaskedWords())
-    first_alone: int = 0
-    first: int = 1
+    starts: tuple[int, ...] = ()
     momentum: float | None = 0.995
     queue_size: int = 65536
     distill: float = 0.4
@@ -75,10 +73,13 @@ class Align:
             raise UsageError(
                 "Align: the queue doesn't know its regions. Set queue_size=0 for Contrast(region_weight=...)."
             )
-        if min(self.queue_size, self.ramp_steps, self.first_alone) < 0:
-            raise UsageError("Align: queue_size, ramp_steps and first_alone must be 0 or more. Correct the recipe.")
-        if self.first < 1:
-            raise UsageError(f"Align: first={self.first} is below 1. Give how many objectives are trained at first.")
+        if min(self.queue_size, self.ramp_steps) < 0:
+            raise UsageError("Align: queue_size and ramp_steps must be 0 or more. Correct the recipe.")
+        if self.starts and (len(self.starts) != len(self.objectives) or min(self.starts) != 0):
+            raise UsageError(
+                f"Align: starts={self.starts} for {len(self.objectives)} objectives. Give one number for each, the "
+                "smallest 0."
+            )
 
     def build(self, model: FusionModel) -> "AlignTask":
         """The trainable task around a model."""
@@ -129,9 +130,11 @@ class AlignTask(nn.Module):
 
     def forward(self, batch: Batch, totals: Tensor) -> StepOutput:
         """Losses of one micro-batch, normalised by `totals` = counts of the whole step over the number of ranks."""
-        objectives = self.objectives()
         scene = self._scene(batch, totals.to(batch.image.device))
-        wanted = [objective.pairs(scene) for objective in objectives]
+        objectives, wanted = self.objectives(), []
+        for objective, start in self._joined():
+            scene.step = int(self.step) - start
+            wanted.append(objective.pairs(scene))
         asked = [pairs for pairs in wanted if pairs is not None]
         parts: Iterator[Fused] = iter(())
         if asked:
@@ -150,7 +153,8 @@ class AlignTask(nn.Module):
         for objective, pairs in zip(objectives, wanted, strict=True):
             metrics |= objective(self.model, scene, None if pairs is None else next(parts))
         loss = torch.stack([value for name, value in metrics.items() if not name.endswith("_accuracy")]).sum()
-        return StepOutput(loss, {name: value.detach() for name, value in metrics.items()})
+        shown = {name: value.detach() for name, value in metrics.items()}
+        return StepOutput(loss, shown, self._image_tokens.known(self.model, self.teacher, batch))
 
     def after_backward(self) -> None:
         """Nothing to do between backward and the optimiser."""
@@ -172,7 +176,13 @@ class AlignTask(nn.Module):
 
     def objectives(self) -> tuple[Objective, ...]:
         """What is learned at this step."""
-        return self.settings.objectives[: self.settings.first if self.step < self.settings.first_alone else None]
+        return tuple(objective for objective, _ in self._joined())
+
+    def _joined(self) -> list[tuple[Objective, int]]:
+        """What is learned at this step, and since which."""
+        everything = self.settings.objectives
+        starts = self.settings.starts or (0,) * len(everything)
+        return [(one, start) for one, start in zip(everything, starts, strict=True) if self.step >= start]
 
     def distill_weight(self) -> float:
         """Alpha at this step: linear from 0 over `ramp_steps`, then constant."""

@@ -64,7 +64,8 @@ class AnswerTask(DistilledTask):
         losses_N = masked_word_loss(logits_NV, labels_N, opinion_NV, distill)
         loss = weighted_answer_loss(losses_N, answer_N, batch.target["answer_weight"]) / totals[0]
         hits = (logits_NV.detach().argmax(1) == labels_N).sum() / totals[1].clamp(min=1)
-        return StepOutput(loss, {"answer": loss.detach(), "token_accuracy": hits})
+        metrics = {"answer": loss.detach(), "token_accuracy": hits}
+        return StepOutput(loss, metrics, self.image_tokens.known(self.model, self.teacher, batch))
 
 
 def _logits(model: FusionModel, batch: Batch, image_INV: Tensor, answer_N: Tensor, position_N: Tensor) -> Tensor:

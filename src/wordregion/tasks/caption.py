@@ -77,7 +77,8 @@ class CaptionTask(nn.Module):
         logits_NW = word_head(self.model)(hidden[text_N, position_N])
         loss = smoothed_word_loss(logits_NW, labels_N, self.settings.smoothing).sum() / total
         hits = (logits_NW.detach().argmax(1) == labels_N).sum() / total
-        return StepOutput(loss, {"caption": loss.detach(), "token_accuracy": hits})
+        metrics = {"caption": loss.detach(), "token_accuracy": hits}
+        return StepOutput(loss, metrics, self._image_tokens.known(self.model, None, batch))
 
     def after_backward(self) -> None:
         """Nothing to do between backward and the optimiser."""

@@ -72,4 +72,5 @@ class ClassifyTask(DistilledTask):
                 taught = pair_logits(self.teacher, batch, teacher_image, self.settings.head)
         loss = masked_word_loss(logits, label, taught, distill).sum() / totals[0].to(logits.device)
         hits = (logits.detach().argmax(1) == label).sum() / totals[0].to(logits.device)
-        return StepOutput(loss, {self.settings.head: loss.detach(), f"{self.settings.head}_accuracy": hits})
+        metrics = {self.settings.head: loss.detach(), f"{self.settings.head}_accuracy": hits}
+        return StepOutput(loss, metrics, self.image_tokens.known(self.model, self.teacher, batch))

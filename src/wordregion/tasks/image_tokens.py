@@ -7,7 +7,7 @@ import hashlib
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -30,10 +30,11 @@ class ImageTokens:
     """Encodes the images of a batch.
 
     With `keep`, every picture is encoded once and its tokens stay in memory (pictures x N x V values, on the encoder's
-    device, in its precision), found again by its pixels, whichever records show it. It needs a frozen encoder, and
-    saves work only where the transform draws nothing. Of a ResNet whose last stages are trained, the map before them
-    is kept. What is kept is no part of a checkpoint: a resumed run encodes anew, unless it lies in a folder, where
-    later runs with the same encoder and precision find it.
+    device, in its precision), found again by its pixels, whichever records show it, or by its record where the pixels
+    were left out (`StepLoader.leave_out`). It needs a frozen encoder, and saves work only where the transform draws
+    nothing. Of a ResNet whose last stages are trained, the map before them is kept. What is kept is no part of a
+    checkpoint: a resumed run encodes anew, unless it lies in a folder, where later runs with the same encoder and
+    precision find it.
 
     Args:
         keep: False = encode every time, True = keep in memory, a folder = there as well, a file a picture.
@@ -44,6 +45,7 @@ class ImageTokens:
         self._folder = keep if isinstance(keep, Path) else None
         self._own: Path | None = None
         self._kept: dict[str, Tensor] = {}
+        self._of_key: dict[int, str] = {}
 
     def student(self, model: FusionModel, batch: Batch) -> Float[Tensor, "I N V"]:
         """Tokens by the student.
@@ -61,7 +63,7 @@ class ImageTokens:
     def _fixed(self, model: FusionModel, batch: Batch, lower: list[nn.Module]) -> Tensor:
         """Tokens of a frozen encoder, or the maps of its frozen stages `lower`."""
         encode = model.vision.lower if lower else model.encode_image
-        keys = [hashlib.blake2b(image.numpy(), digest_size=16).hexdigest() for image in batch.image.cpu()]
+        keys = self._names(batch)
         with torch.no_grad():
             files = self._files(nn.ModuleList(lower) if lower else model.vision, batch.image.device)
             new: dict[str, int] = {}
@@ -83,6 +85,21 @@ class ImageTokens:
                         with draft_of(files / f"{keys[row]}.safetensors") as draft:
                             save_file({"tokens": tokens.detach().cpu().contiguous()}, draft)
             return torch.stack([self._kept[key] for key in keys])
+
+    def _names(self, batch: Batch) -> list[str]:
+        """Each picture by its pixels; one that came without by those that its record had before."""
+        numbers = batch.image_key.tolist()
+        here = (~batch.image[:, 0, 0, 0].isnan()).nonzero().flatten().tolist()
+        pixels = batch.image.cpu() if here else batch.image
+        for row in here:
+            self._of_key[numbers[row]] = hashlib.blake2b(pixels[row].numpy().data, digest_size=16).hexdigest()
+        return [self._of_key[number] for number in numbers]
+
+    def known(self, model: FusionModel, teacher: FusionModel | None, batch: Batch) -> Int[Tensor, "I"] | None:
+        """``image_key`` of a batch that was encoded, whose pixels are needed no more; None if they are."""
+        if not self.keep or (teacher is not None and not is_frozen(model.vision)):
+            return None
+        return batch.image_key
 
     def _files(self, encoder: nn.Module, device: torch.device) -> Path | None:
         """Where the tokens of this encoder in this precision lie; None if they are not kept in a folder."""

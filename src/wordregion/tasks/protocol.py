@@ -16,10 +16,12 @@ class StepOutput:
         loss: () normalised so that summing over micro-batches and averaging gradients over ranks gives the gradient of
             the whole batch.
         metrics: detached scalars to log, with the same normalisation.
+        known: ``Batch.image_key`` of images whose pixels the task needs no more, or None.
     """
 
     loss: Tensor
     metrics: dict[str, Tensor] = field(default_factory=dict)
+    known: Tensor | None = None
 
 
 @runtime_checkable
