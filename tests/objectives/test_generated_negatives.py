@@ -138,5 +138,5 @@ def test_a_batch_that_draws_none_is_refused():
 def test_negatives_are_not_read_while_the_contrast_is_alone():
     torch.manual_seed(0)
     model = albef_tiny(40, image_size=32, width=32, vision_layers=1, text_layers=1, fusion_layers=1, embed=16)
-    task = Align(objectives=(Contrast(), Match(generated=2)), starts=(0, 1), queue_size=0).build(model)
+    task = Align(objectives=(Contrast(), Match(generated=2)), first_alone=1, queue_size=0).build(model)
     assert len(task._scene(batch(), task.counts(batch())).text) == 4

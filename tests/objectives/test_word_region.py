@@ -9,7 +9,7 @@ from wordregion.engine.optim import freeze
 from wordregion.errors import UsageError
 from wordregion.losses.word_region import place_loss
 from wordregion.models.zoo import albef_tiny, albef_tiny_conv, for_word_regions
-from wordregion.objectives import WordRegion
+from wordregion.objectives import Contrast, WordRegion
 from wordregion.recipes.recipe import AdamW
 from wordregion.schema import Batch
 from wordregion.tasks.align import Align
@@ -173,3 +173,5 @@ def test_what_is_missing_or_wrong_is_named():
     for name in ("weight", "box_weight"):
         with pytest.raises(UsageError, match=f"WordRegion: {name}=-1"):
             WordRegion(**{name: -1})
+    with pytest.raises(UsageError, match="first=0 is below 1"):
+        Align(objectives=(Contrast(),), first=0)

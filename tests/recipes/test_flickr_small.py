@@ -110,7 +110,7 @@ def test_a_step_trains_heads_and_fusion(places: tuple[Path, Path], tmp_path: Pat
     assert batch.image.shape == (3, 3, 224, 224)
     assert len(batch.token_ids) == 9  # three captions a photo share its encoding
     assert set(task.train()(batch, task.counts(batch)).metrics) == {"match", "match_accuracy"}  # alone at first
-    task.step += max(recipe.task.starts)
+    task.step += recipe.task.first_alone
     output = task.train()(batch, task.counts(batch))
     output.loss.backward()
     assert {"contrast", "match", "masked_words"} <= set(output.metrics)
@@ -134,7 +134,7 @@ def test_the_wide_recipes_see_photos_through_two_backbones(places: tuple[Path, P
             task.after_step()
         assert len(task._image_tokens) == 3
         save_model(model, tmp_path)
-    task.step += max(recipe.task.starts)
+    task.step += recipe.task.first_alone
     assert [type(o) for o in recipe.task.build(model).objectives()] == [WordRegion, Match]
     assert [type(o) for o in task.objectives()] == [WordRegion, Match, Contrast, MaskedWords]
     metrics = task(batch, task.counts(batch)).metrics

@@ -31,7 +31,7 @@ def test_each_arm_takes_a_step_and_is_measured(words, match, tmp_path):
     recipe = vl_match_scenes(scenes=40, words=words, match=match)
     torch.manual_seed(0)
     model = recipe.model()
-    task = replace(recipe.task, starts=()).build(model)
+    task = replace(recipe.task, first_alone=0).build(model)
     batch = first_batch(recipe)
     output = task(batch, task.counts(batch))
     output.loss.backward()

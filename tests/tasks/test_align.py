@@ -269,35 +269,23 @@ def test_a_frozen_encoder_runs_once_for_student_and_teacher_and_without_dropout(
     step(task, batch())
 
 
-def test_objectives_join_one_after_the_other():
-    task = Align(queue_size=8, starts=(0, 1, 3)).build(small())
-    learned = [step(task, batch()).metrics for _ in range(2)]
-    assert [{"contrast", "match", "masked_words"} & set(metrics) for metrics in learned] == [
-        {"contrast"},
-        {"contrast", "match"},
-    ]
-    task.step += 1
-    assert {"contrast", "match", "masked_words"} <= set(step(task, batch()).metrics)
-    task = Align(queue_size=8, starts=(0, 1, 1)).build(small())
-    step(task, batch())
+def test_the_first_objective_is_alone_for_a_while():
+    task = Align(queue_size=8, first_alone=1).build(small())
+    assert "match" not in step(task, batch()).metrics
     assert task.model.fusion.layers[0].cross.q.weight.grad is None
+    assert {"contrast", "match", "masked_words"} <= set(step(task, batch()).metrics)
 
 
-def test_an_objective_counts_its_own_steps(monkeypatch):
+@pytest.mark.parametrize(("first", "steps"), [(1, [0, 1]), (2, [0, 1, 2, 3])])
+def test_an_objective_counts_its_own_steps(monkeypatch, first, steps):
     """A ramp of hardness begins when matching does."""
     seen = []
     pairs = Match.pairs
     monkeypatch.setattr(Match, "pairs", lambda self, scene: seen.append(scene.step) or pairs(self, scene))
-    task = Align(queue_size=8, starts=(0, 2, 0)).build(small())
+    task = Align(queue_size=8, first_alone=2, first=first).build(small())
     for _ in range(4):
         step(task, batch())
-    assert seen == [0, 1]
-
-
-@pytest.mark.parametrize("starts", [(0, 1), (1, 2, 3), (0, -1, 2)])
-def test_starts_that_do_not_fit_are_refused(starts):
-    with pytest.raises(UsageError, match=r"starts=.* for 3 objectives"):
-        Align(starts=starts)
+    assert seen == steps
 
 
 @pytest.mark.parametrize(("rate", "training", "same"), [(0.5, True, False), (0.5, False, True), (0.0, True, True)])

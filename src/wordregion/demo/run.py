@@ -96,8 +96,7 @@ def demo_recipe(flags: DemoFlags) -> Recipe:
     run = dataclasses.replace(recipe.run, steps=steps, device=flags.device)
     optim = dataclasses.replace(recipe.optim, warmup=min(recipe.optim.warmup, steps // 4))
     assert isinstance(recipe.task, Align)
-    starts = tuple(round(start * steps / recipe.run.steps) for start in recipe.task.starts)
-    task = dataclasses.replace(recipe.task, starts=starts)
+    task = dataclasses.replace(recipe.task, first_alone=round(recipe.task.first_alone * steps / recipe.run.steps))
     return dataclasses.replace(
         recipe, task=task, run=run, optim=optim, source="albef_demo", arguments={"scenes": 200_000}
     )

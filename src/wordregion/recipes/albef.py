@@ -34,7 +34,7 @@ def albef_demo(scenes: int = 200_000) -> Recipe:
         model=partial(albef_tiny_conv, tokenizer.vocab_size, pixels),
         task=Align(
             objectives=(Contrast(same_image_positives=True), Match(hardness=0.3), MaskedWords()),
-            starts=(0, 660, 660),  # matching has nothing to learn from an untrained contrast
+            first_alone=660,  # matching has nothing to learn from an untrained contrast
             momentum=0.5,  # 0.995 averages over 200 steps, a large part of this run
             queue_size=0,  # features move too fast at first: old keys only teach to tell old from new
             distill=0.2,

@@ -165,7 +165,7 @@ def flickr_small(
     then = (Contrast(same_image_positives=True), MaskedWords(weight=0.1))
     task = Align(
         objectives=(Match(hardness=0.5, ramp_steps=1000), *then),
-        starts=(0, 750, 750),
+        first_alone=750,
         momentum=0.99,
         queue_size=4096,
         ramp_steps=900,
@@ -194,7 +194,8 @@ def flickr_small(
         task=replace(
             task,
             objectives=(WordRegion(), Match(hardness=0.5, ramp_steps=300), *then),
-            starts=(0, 0, 230, 230),
+            first=2,
+            first_alone=230,
             ramp_steps=270,
             summary_dropout=WIDE_DROPOUT,
         ),

@@ -138,7 +138,7 @@ def vl_match_flickr_small(
     base = flickr_small(start, data, weights, tokens)
     assert isinstance(base.task, Align)
     learned = (Contrast(same_image_positives=True), Match(hardness=0.5, ramp_steps=300), MaskedWords(weight=0.1))
-    task = replace(base.task, objectives=learned, starts=(), ramp_steps=300)
+    task = replace(base.task, objectives=learned, first_alone=0, ramp_steps=300)
     tokenizer = partial(Tokenizer, weights / "bert" / "vocab.txt", max_tokens=20)
     base = replace(
         base,
@@ -181,9 +181,7 @@ def vl_match_scenes(
         ),
         task=Align(
             objectives=(Contrast(same_image_positives=True), Match(hardness=0.3), MaskedWords()),
-            starts=(0, 300, 300)
-            if checkpoint is None
-            else (),  # matching has nothing to learn from an untrained contrast
+            first_alone=300 if checkpoint is None else 0,  # matching has nothing to learn from an untrained contrast
             momentum=0.5,  # 0.995 averages over 200 steps, a large part of this run
             queue_size=0,
             distill=0.0,  # a teacher that averages over a short run from nothing has little to say

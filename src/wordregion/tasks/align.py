@@ -33,8 +33,9 @@ class Align:
 
     Attributes:
         objectives: what to learn; the loss is their sum.
-        starts: steps before each objective joins, in their order; () = all at once. Matching mines its negatives by the
-            contrast, and has nothing to learn from those of an untrained one.
+        first_alone: steps at the start in which only the first objective is trained, or the first few. Matching mines
+            its negatives by the contrast, and has nothing to learn from those of an untrained one.
+        first: how many objectives these steps train.
         momentum: of the teacher, in [0, 1]; None = no teacher: the keys are the student's own, with gradient (X-VLM).
         queue_size: slots of the feature queue; 0 = none.
         distill: final weight of the teacher's opinion in [0, 1] (alpha).
@@ -49,7 +50,8 @@ class Align:
     """
 
     objectives: tuple[Objective, ...] = (Contrast(), Match(), MaskedWords())
-    starts: tuple[int, ...] = ()
+    first_alone: int = 0
+    first: int = 1
     momentum: float | None = 0.995
     queue_size: int = 65536
     distill: float = 0.4
@@ -73,13 +75,10 @@ class Align:
             raise UsageError(
                 "Align: the queue doesn't know its regions. Set queue_size=0 for Contrast(region_weight=...)."
             )
-        if min(self.queue_size, self.ramp_steps) < 0:
-            raise UsageError("Align: queue_size and ramp_steps must be 0 or more. Correct the recipe.")
-        if self.starts and (len(self.starts) != len(self.objectives) or min(self.starts) != 0):
-            raise UsageError(
-                f"Align: starts={self.starts} for {len(self.objectives)} objectives. Give one number for each, the "
-                "smallest 0."
-            )
+        if min(self.queue_size, self.ramp_steps, self.first_alone) < 0:
+            raise UsageError("Align: queue_size, ramp_steps and first_alone must be 0 or more. Correct the recipe.")
+        if self.first < 1:
+            raise UsageError(f"Align: first={self.first} is below 1. Give how many objectives are trained at first.")
 
     def build(self, model: FusionModel) -> "AlignTask":
         """The trainable task around a model."""
@@ -131,9 +130,9 @@ class AlignTask(nn.Module):
     def forward(self, batch: Batch, totals: Tensor) -> StepOutput:
         """Losses of one micro-batch, normalised by `totals` = counts of the whole step over the number of ranks."""
         scene = self._scene(batch, totals.to(batch.image.device))
-        objectives, wanted = self.objectives(), []
-        for objective, start in self._joined():
-            scene.step = int(self.step) - start
+        now, joined, wanted = scene.step, self._joined(), []
+        for objective, start in joined:
+            scene.step = now - start
             wanted.append(objective.pairs(scene))
         asked = [pairs for pairs in wanted if pairs is not None]
         parts: Iterator[Fused] = iter(())
@@ -150,7 +149,8 @@ class AlignTask(nn.Module):
             )
             parts = iter(fused.split([len(pairs.row) for pairs in asked]))
         metrics: dict[str, Tensor] = {}
-        for objective, pairs in zip(objectives, wanted, strict=True):
+        for (objective, start), pairs in zip(joined, wanted, strict=True):
+            scene.step = now - start
             metrics |= objective(self.model, scene, None if pairs is None else next(parts))
         loss = torch.stack([value for name, value in metrics.items() if not name.endswith("_accuracy")]).sum()
         shown = {name: value.detach() for name, value in metrics.items()}
@@ -180,9 +180,9 @@ class AlignTask(nn.Module):
 
     def _joined(self) -> list[tuple[Objective, int]]:
         """What is learned at this step, and since which."""
-        everything = self.settings.objectives
-        starts = self.settings.starts or (0,) * len(everything)
-        return [(one, start) for one, start in zip(everything, starts, strict=True) if self.step >= start]
+        everything, first, start = self.settings.objectives, self.settings.first, self.settings.first_alone
+        later = everything[first:] if self.step >= start else ()
+        return [*((objective, 0) for objective in everything[:first]), *((objective, start) for objective in later)]
 
     def distill_weight(self) -> float:
         """Alpha at this step: linear from 0 over `ramp_steps`, then constant."""
