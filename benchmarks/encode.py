@@ -13,6 +13,7 @@ import torch
 from common import timed
 from torch import Tensor
 
+from wordregion.engine.malloc import keep_freed_memory
 from wordregion.nn.vision import TimmVision
 
 
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, nargs="*", default=[32, 16, 8, 4, 2, 1])
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
+    keep_freed_memory()
     vision = TimmVision(given.model, given.pixels).eval()
     photos = torch.randn(32, 3, given.pixels, given.pixels)
     print(f"torch {torch.__version__}, {given.threads} threads; {given.model}, {given.pixels} pixels; photos a second")

@@ -2,6 +2,7 @@
 
     python benchmarks/train_step.py                       # fp32, 2 threads, batch 4, 30 tokens, 256 px
     python benchmarks/train_step.py --precision bf16 --curve
+    python benchmarks/train_step.py --malloc              # beside our own step without `engine.malloc`
 
 The rival, kept here, is our own writing of how the original program works, on the same weights: attention by matrix
 product and softmax; three fusion passes with keys and values per pair; masked-word logits on every token; the teacher
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from common import Turns, counted_flops, matmul_rate, peak_gigabytes, timed
 from torch import Tensor
 
+from wordregion.engine.malloc import keep_freed_memory
 from wordregion.engine.optim import build as build_optimiser
 from wordregion.models.fusion import FusionModel
 from wordregion.models.zoo import albef_base
@@ -26,6 +28,7 @@ from wordregion.schema import Batch
 from wordregion.tasks.align import Align
 
 CLS, MASK, VOCABULARY = 101, 103, 30522
+ORIGINAL, PLAIN_MALLOC = "the original's way, fp32", "wordregion, malloc as it comes"
 
 
 def make_batch(images: int, tokens: int, pixels: int, seed: int = 0) -> Batch:
@@ -157,9 +160,12 @@ def build(name: str, settings: argparse.Namespace) -> dict[str, Any]:
     """The commands of one rival's process."""
     torch.set_num_threads(settings.threads)
     torch.manual_seed(0)
+    if name not in (ORIGINAL, PLAIN_MALLOC):
+        keep_freed_memory()
+    precision = settings.precision if name == PLAIN_MALLOC else name
     model = albef_base(settings.pixels, vision_weights=False, text_weights=False)
-    rival = (Ours if name != "original" else Original)(
-        model, argparse.Namespace(**{**vars(settings), "precision": name})
+    rival = (Ours if name != ORIGINAL else Original)(
+        model, argparse.Namespace(**{**vars(settings), "precision": precision})
     )
     batches = [make_batch(settings.batch, settings.tokens, settings.pixels, seed) for seed in range(4)]
     count = iter(range(10**9))
@@ -174,7 +180,7 @@ def build(name: str, settings: argparse.Namespace) -> dict[str, Any]:
             rival.step(batches[0])
         return seen.key_averages().table(sort_by="self_cpu_time_total", row_limit=22, max_name_column_width=45)
 
-    dtype = torch.bfloat16 if name == "bf16" else torch.float32
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     return {
         "step": step,
         "rate": lambda: matmul_rate(dtype),
@@ -190,7 +196,8 @@ def main() -> None:
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the library's step")
     parser.add_argument("--curve", action="store_true", help="20 steps' losses in bf16 beside fp32 (no rival)")
     parser.add_argument("--profile", action="store_true", help="the dearest operators of the library's step")
-    parser.add_argument("--alone", action="store_true", help="without the rival")
+    parser.add_argument("--malloc", action="store_true", help="another rival: the library's step, malloc as it comes")
+    parser.add_argument("--alone", action="store_true", help="without a rival")
     settings = parser.parse_args()
     ours = settings.precision
     if settings.curve:
@@ -201,7 +208,8 @@ def main() -> None:
             print(f"{number + 1:4d}  {losses[0]:9.4f}  {losses[1]:9.4f}", flush=True)
         turns.close()
         return
-    names = [ours] if settings.alone else [ours, "original"]
+    rival = PLAIN_MALLOC if settings.malloc else ORIGINAL
+    names = [ours] if settings.alone else [ours, rival]
     turns = Turns(build, names, settings)
     for name in names:
         turns(name, "step")
@@ -221,14 +229,14 @@ def main() -> None:
         middle[name] = {key: statistics.median(step[key] for step in steps) for key in steps[0]}
     for name, m in middle.items():
         flops = turns(name, "flops")
-        label = "original's way (fp32)" if name == "original" else f"wordregion ({name})"
+        label = f"wordregion, {name}" if name == ours else name
         print(
             f"{label}: {m['wall']:.2f} s a step (CPU {m['user']:.2f} user + {m['system']:.2f} system), "
             f"{flops / 1e12:.3f} TFLOP, {flops / m['wall'] / 1e9:.0f} GFLOP/s = "
             f"{flops / m['wall'] / 1e9 / rate:.0%} of the rate, peak {seen[name][-1]['peak']:.2f} GB"
         )
     if not settings.alone:
-        wall, user = (middle["original"][key] / middle[ours][key] for key in ("wall", "user"))
+        wall, user = (middle[rival][key] / middle[ours][key] for key in ("wall", "user"))
         print(f"ratio: {wall:.2f}x in wall time, {user:.2f}x in user CPU time")
     if settings.profile:
         print(turns(ours, "profile"))

@@ -31,6 +31,7 @@ from tyro.conf import Positional, arg
 
 from wordregion import __version__
 from wordregion.drafts import draft_of
+from wordregion.engine.malloc import keep_freed_memory
 from wordregion.errors import UsageError, WordregionError
 
 if TYPE_CHECKING:
@@ -325,6 +326,7 @@ def _dispatch(args: list[str]) -> int:
     }  # fmt: skip
     if args[0] not in commands:
         raise UsageError(_unknown("command", args[0], commands))
+    keep_freed_memory()
     return commands[args[0]](args[1:])
 
 
