@@ -47,7 +47,7 @@ class Ranking:
     Attributes:
         texts: for each image, indices of texts.
         text_scores: their scores (cosine for ITC, match logit when re-ranked, word-region logit likewise; with
-            ``+itc`` the ITC logit is added to half of that, or to the log-odds of a match).
+            ``+itc`` the ITC logit is added to that, or to the log-odds of a match).
         images: for each text, indices of images.
         image_scores: their scores.
     """
