@@ -69,6 +69,16 @@ def test_other_arguments_are_told_on_resume(
     assert "arguments" not in capsys.readouterr().out
 
 
+def test_other_settings_are_told_on_resume(
+    run: tuple[str, Path], copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(resume(run, copy, "--steps", "3", "--lr", "0.5")) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "other settings: lr=0.5 (was 0.002), steps=3 (was 2)" in said
+    assert cli.main(resume(run, copy, "--steps", "3", "--lr", "0.5", "--workers", "1")) == 0
+    assert "settings" not in capsys.readouterr().out
+
+
 def test_fewer_steps_than_are_done_are_told(
     run: tuple[str, Path], copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

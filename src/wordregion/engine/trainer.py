@@ -37,6 +37,10 @@ SHOWN = 20
 """Broken records of which each process prints a line; the rest are counted."""
 
 
+LEARNING = ("steps", "accumulate", "precision", "clip")
+"""Settings of a `Run`, beside batch and seed, that change what is learned."""
+
+
 @dataclass(frozen=True)
 class TrainResult:
     """How a run ended.
@@ -325,18 +329,27 @@ def _must_continue(folder: Path, before: dict[str, Any], now: dict[str, Any]) ->
     """Raises UsageError if the run would not continue: the order of the data depends on batch and seed.
 
     Returns:
-        a line if the recipe has other arguments. Data may have moved, so that they are told, not refused.
+        a line for other arguments of the recipe (data may have moved, so that they are told, not refused), and one for
+        other settings that change what is learned.
     """
     for name in ("batch", "seed"):
         old, new = before["run"][name], now["run"][name]
         if old != new:
             raise UsageError(f"{folder}: was trained with {name}={old}, not {new}. Resume with --{name} {old}.")
-    then, given = before.get("arguments", {}), now["arguments"]
-    names = [name for name in {**then, **given} if then.get(name) != given.get(name)]
-    if not names:
-        return []
-    told = ", ".join(f"{name}={given.get(name)!r} (was {then.get(name)!r})" for name in names)
-    return [f"resuming with other arguments of the recipe: {told}; the same run only if they are paths that moved"]
+    notes = []
+    if told := _differences(before.get("arguments", {}), now["arguments"]):
+        notes.append(
+            f"resuming with other arguments of the recipe: {told}; the same run only if they are paths that moved"
+        )
+    then, given = ({**facts.get("optim", {}), **{n: facts["run"].get(n) for n in LEARNING}} for facts in (before, now))
+    if told := _differences(then, given):
+        notes.append(f"resuming with other settings: {told}; not the run that it would have been")
+    return notes
+
+
+def _differences(then: dict[str, Any], now: dict[str, Any]) -> str:
+    names = [name for name in {**then, **now} if then.get(name) != now.get(name)]
+    return ", ".join(f"{name}={now.get(name)!r} (was {then.get(name)!r})" for name in names)
 
 
 def export(model: nn.Module, out: Path) -> None:
