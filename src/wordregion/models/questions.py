@@ -3,12 +3,20 @@
 Shape letters: T questions, L their tokens, D text width, I images, N image tokens, V image width.
 """
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from wordregion.models.fusion import FusionModel
 from wordregion.nn.decoder import AnswerDecoder
 from wordregion.schema import Batch
+
+
+def encode_distinct(model: FusionModel, image_I3HW: Float[Tensor, "I 3 H W"]) -> Float[Tensor, "I N V"]:
+    """Image tokens; an image that follows its like, as one with several questions does in a data set, is not encoded
+    again. For evaluation: alike images get the same tokens."""
+    distinct, row_I = torch.unique_consecutive(image_I3HW, dim=0, return_inverse=True)
+    return model.encode_image(distinct)[row_I]
 
 
 def encode_questions(model: FusionModel, batch: Batch, image_INV: Float[Tensor, "I N V"]) -> Float[Tensor, "T L D"]:
