@@ -145,7 +145,7 @@ def test_names_lists_and_json():
     assert json.loads(result.to_json())["metrics"] == result.metrics
 
 
-def test_words_against_places_re_rank_alone_and_with_the_contrast(monkeypatch):
+def test_words_against_places_re_rank_alone_and_with_the_others(monkeypatch):
     model, data = for_word_regions(tiny_model(), embed=8).eval(), Noise()
     result = evaluate_retrieval(model, data, collator, unchanged, k=4, batch=2, progress=False)
     with torch.no_grad():
@@ -155,8 +155,12 @@ def test_words_against_places_re_rank_alone_and_with_the_contrast(monkeypatch):
         similarity = model.project_image(images) @ model.project_text(hidden, encoded.mask).t()
         head = model.heads["word_region"]
         words = head(hidden, encoded.mask, head.places(images)).t()
-    for name, score in (("words", words), ("words+itc", words + similarity / model.temperature)):
-        ranking = result.rankings[f"rerank_k4_{name}"]
+        fused = [model.fuse(hidden, encoded.mask, image[None], None).cls for image in images]
+        match = torch.stack([model.heads["match"](cls) for cls in fused])
+    both = words + similarity / model.temperature
+    all_three = both + match[..., 1] - match[..., 0]
+    for name, score in (("_words", words), ("_words+itc", both), ("+words+itc", all_three)):
+        ranking = result.rankings[f"rerank_k4{name}"]
         for i, (found, values) in enumerate(zip(ranking.texts, ranking.text_scores, strict=True)):
             among = similarity[i].topk(4).indices
             assert found[0] == among[score[i, among].argmax()]

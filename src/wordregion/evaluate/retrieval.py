@@ -46,8 +46,8 @@ class Ranking:
 
     Attributes:
         texts: for each image, indices of texts.
-        text_scores: their scores (cosine for ITC, match logit when re-ranked, word-region logit likewise; with
-            ``+itc`` the ITC logit is added to that, or to the log-odds of a match).
+        text_scores: their scores (cosine for ITC, match logit when re-ranked, word-region logit for ``_words``; sums are
+            of the match's log-odds, the word-region logit and the ITC logit).
         images: for each text, indices of images.
         image_scores: their scores.
     """
@@ -66,7 +66,7 @@ class Retrieval:
         metrics: percent by name; ``raw/itc/TR@1`` = an image's best text is one of its captions,
             ``raw/rerank_k128/IR@10`` = a caption's image is among the best ten; ``rerank_k128+itc`` ranks by the match
             head's log-odds plus the contrast's logit, ``rerank_k128_words`` by a word-region head's logit,
-            ``rerank_k128_words+itc`` by the sum of that and the contrast's.
+            ``rerank_k128_words+itc`` by the sum of that and the contrast's, ``rerank_k128+words+itc`` by all three.
         image_ids: ``Sample.id`` of each image.
         captions: each text.
         caption_image: index of the image each text belongs to.
@@ -157,10 +157,11 @@ def evaluate_retrieval(
                         word_P[mine] = word_region_pairs(*given)
             logit_P2 = share(logit_P2, device)
             itc_P = (image_IE[image_P] * text_TE[text_P]).sum(1) / model.temperature.detach().float().cpu()
-            scores = {"": logit_P2[:, 1], "+itc": logit_P2[:, 1] - logit_P2[:, 0] + itc_P}
+            match_P = logit_P2[:, 1] - logit_P2[:, 0]
+            scores = {"": logit_P2[:, 1], "+itc": match_P + itc_P}
             if word_P is not None:
                 word_P = share(word_P, device)
-                scores |= {"_words": word_P, "_words+itc": word_P + itc_P}
+                scores |= {"_words": word_P, "_words+itc": word_P + itc_P, "+words+itc": match_P + word_P + itc_P}
             for name, score_P in scores.items():
                 require_finite(score_P, "scores")
                 i2t, t2i = _both_ways(image_P, text_P, score_P, i2t_Ik, t2i_Tk)
