@@ -11,9 +11,8 @@ from PIL import Image
 from wordregion.data.loader import StepLoader
 from wordregion.data.tokens import SPECIAL
 from wordregion.engine.optim import freeze, parameter_groups
-from wordregion.errors import UsageError
-from wordregion.models.store import load_model, save_model
-from wordregion.models.zoo import albef_tiny_conv, for_word_regions
+from wordregion.models.store import save_model
+from wordregion.models.zoo import albef_tiny_conv
 from wordregion.recipes.small_tasks import entail_small, nlvr_small, vqa_small
 
 WORDS = ("a", "dog", "cat", "what", "is", "on", "the", "table", "in", "image", "box", "there", "red")
@@ -100,27 +99,12 @@ def test_questions_go_on_with_photos_where_a_run_without_ended(places, tmp_path)
     torch.testing.assert_close(losses[0], losses[1])  # photos change nothing before the first step
 
 
-def evaluate(recipe):
-    return recipe.evaluation(
-        recipe.model(), recipe.data.evaluate(), recipe.data.collator(), recipe.data.eval_transform, progress=False
-    )
-
-
 def test_the_evaluations_run(places):
     for recipe in recipes(places):
-        assert all(0 <= value <= 100 for value in evaluate(recipe).metrics.values())
-
-
-def test_words_against_places_count_beside_the_answers(places, tmp_path):
-    wide = for_word_regions(load_model(places / "start"), embed=8)
-    save_model(wide, tmp_path / "wide")
-    recipe = vqa_small(places / "start", places, places / "vocab.txt", components=1, words=tmp_path / "wide")
-    assert {"raw/rank_k2/exact", "raw/rank_k2+shown/exact"} <= set(evaluate(recipe).metrics)
-    small = albef_tiny_conv(len(SPECIAL) + len(WORDS), image_size=32, width=64, fusion_layers=2)
-    save_model(small, tmp_path / "small")
-    for settings, message in (({"words": tmp_path / "small"}, "different sizes"), ({"text_only": True}, "--text-only")):
-        with pytest.raises(UsageError, match=message):
-            vqa_small(places / "start", places, **{"words": tmp_path / "wide", **settings})
+        result = recipe.evaluation(
+            recipe.model(), recipe.data.evaluate(), recipe.data.collator(), recipe.data.eval_transform, progress=False
+        )
+        assert all(0 <= value <= 100 for value in result.metrics.values())
 
 
 def test_a_drawing_becomes_a_batch(places, tmp_path):

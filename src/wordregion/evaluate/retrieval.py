@@ -46,8 +46,8 @@ class Ranking:
 
     Attributes:
         texts: for each image, indices of texts.
-        text_scores: their scores (cosine for ITC, match logit when re-ranked, word-region logit for ``_words``; sums are
-            of the match's log-odds, the word-region logit and the ITC logit).
+        text_scores: their scores (cosine for ITC, match logit when re-ranked, word-region logit for ``_words``; sums
+            are of the match's log-odds, the word-region logit and the ITC logit).
         images: for each text, indices of images.
         image_scores: their scores.
     """

@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from wordregion.data.tokens import Tokenizer
 from wordregion.errors import UsageError
 from wordregion.evaluate.answers import generate_answers, rank_answers
 from wordregion.evaluate.common import check_request, evaluating, over_batches
-from wordregion.evaluate.shown import ShownAnswers
 from wordregion.evaluate.vqa_accuracy import normalise, vqa_accuracy
 from wordregion.evaluate.wups import wordnet_similarity, wups
 from wordregion.models.fusion import FusionModel
@@ -26,8 +24,6 @@ from wordregion.models.questions import answer_decoder, encode_distinct, encode_
 from wordregion.schema import Batch, Dataset
 
 WUPS = (0.9, 0.0)
-SHOWN_WEIGHT = 0.5
-"""What a standard deviation of `ShownAnswers` adds to the log-probability of an answer."""
 _JOINED = re.compile(
     r"(?<=\d\.) (?=\d)|(?<=^\.) (?=\d)|(?<=\$\.) (?=\d)"  # 1.5, .5, $.50
     r"|(?<=\b\w\.) (?=\w\b)"  # u.s.a.
@@ -44,7 +40,7 @@ class Vqa:
     Attributes:
         metrics: percent by name, for example ``raw/rank_k128/accuracy``; none if the data has no answers.
         questions: how many were asked.
-        predictions: the answer to each question, in the order of the data set; with `shown`, by that too.
+        predictions: the answer to each question, in the order of the data set.
         question_ids: ``target["question_id"]`` of each, or its number where the data has none.
     """
 
@@ -69,9 +65,9 @@ class Vqa:
 
 @dataclass(frozen=True)
 class _Row:
-    """One question: what was answered in each way, and what the data says of it."""
+    """One question: what was answered, and what the data says of it."""
 
-    predicted: tuple[str, ...]
+    predicted: str
     answers: dict[str, float] | None
     human: list[str] | None
     kind: str | None
@@ -94,7 +90,6 @@ def evaluate_vqa(
     k: int = 128,
     beams: int = 1,
     max_answer_tokens: int = 10,
-    shown: ShownAnswers | None = None,
     wordnet: bool = False,
     original_behaviour: bool = False,
     batch: int = 32,
@@ -119,8 +114,6 @@ def evaluate_vqa(
         k: candidates of each question whose whole probability is computed; all if there are fewer.
         beams: of free generation; 1 = greedy.
         max_answer_tokens: where free generation is cut.
-        shown: of the same candidates: what the photo shows counts besides (`SHOWN_WEIGHT`), measured apart as
-            ``rank_k128+shown``.
         wordnet: measure WUPS; needs NLTK with WordNet.
         original_behaviour: rank as ALBEF's code does; see `rank_answers`.
         batch: questions at once.
@@ -131,7 +124,7 @@ def evaluate_vqa(
 
     Raises:
         UsageError: for bad arguments, a model or collator without answers, absent WordNet, log-probabilities that are
-            not finite, `shown` of other candidates, or data that have answers to some questions only.
+            not finite, or data that have answers to some questions only.
         DataError: for a broken record: an evaluation that skips records isn't comparable.
     """
     check_request(protocol, dataset, batch)
@@ -145,18 +138,15 @@ def evaluate_vqa(
         candidates = read_answers(candidates)
     if candidates is not None and not candidates:
         raise UsageError("candidates: an empty list. Give answers, or None to generate them.")
-    if shown is not None and shown.candidates != tuple(candidates or ()):
-        raise UsageError("shown: was made for other candidates. Make ShownAnswers of those that are ranked.")
     similarity = wordnet_similarity() if wordnet else None
     with evaluating(model, device) as where:
         if candidates is None:
             answer = _generator(model, collator.answers, beams, max_answer_tokens)
-            ways = ["greedy" if beams == 1 else f"beam{beams}"]
+            way = "greedy" if beams == 1 else f"beam{beams}"
         else:
             k = min(k, len(candidates))
-            answer = _ranker(model, collator.answers, candidates, k, original_behaviour, shown, where)
-            ways = [f"rank_k{k}" + ("_original" if original_behaviour else "")]
-            ways += [f"{ways[0]}+shown"] if shown else []
+            answer = _ranker(model, collator.answers, candidates, k, original_behaviour, where)
+            way = f"rank_k{k}" + ("_original" if original_behaviour else "")
         rows = over_batches(
             lambda found: _rows(found, answer(found)),
             dataset,
@@ -176,22 +166,21 @@ def evaluate_vqa(
             "Give each an answer, or leave these questions out."
         )
     if not lacking:
-        measures: dict[str, Callable[[str, _Row], float]] = {}
+        measures: dict[str, Callable[[_Row], float]] = {}
         if all(row.human for row in rows):
-            measures["accuracy"] = lambda predicted, row: vqa_accuracy(predicted, row.human or ())
-        measures["exact"] = lambda predicted, row: float(_parts(predicted) == _parts(row.truth))
+            measures["accuracy"] = lambda row: vqa_accuracy(row.predicted, row.human or ())
+        measures["exact"] = lambda row: float(_parts(row.predicted) == _parts(row.truth))
         first = next(iter(measures))
         if similarity is not None:
             for threshold in WUPS:
-                measures[f"WUPS@{threshold}"] = partial(_wups, threshold, similarity)
-        for place, way in enumerate(ways):
-            for name, measure in measures.items():
-                metrics[f"{protocol}/{way}/{name}"] = _percent(rows, place, measure)
-            for kind in sorted({row.kind for row in rows if row.kind}):
-                own = [row for row in rows if row.kind == kind]
-                metrics[f"{protocol}/{way}/{first}_{kind}"] = _percent(own, place, measures[first])
+                measures[f"WUPS@{threshold}"] = lambda row, t=threshold: wups(row.predicted, row.truth, t, similarity)  # type: ignore[misc]
+        for name, measure in measures.items():
+            metrics[f"{protocol}/{way}/{name}"] = _percent(rows, measure)
+        for kind in sorted({row.kind for row in rows if row.kind}):
+            own = [row for row in rows if row.kind == kind]
+            metrics[f"{protocol}/{way}/{first}_{kind}"] = _percent(own, measures[first])
     ids = tuple(number if row.question_id is None else row.question_id for number, row in enumerate(rows))
-    return Vqa(metrics, len(rows), tuple(row.predicted[-1] for row in rows), ids)
+    return Vqa(metrics, len(rows), tuple(row.predicted for row in rows), ids)
 
 
 def _ranker(
@@ -200,39 +189,30 @@ def _ranker(
     candidates: Sequence[str],
     k: int,
     original_behaviour: bool,
-    shown: ShownAnswers | None,
     device: torch.device,
-) -> Callable[[Batch], list[tuple[str, ...]]]:
-    """Answers by their probability and, with `shown`, by the sum of both."""
+) -> Callable[[Batch], list[str]]:
     encoded = tokenizer(list(candidates))
     ids, mask = encoded.ids.to(device), encoded.mask.to(device)
     decoder = answer_decoder(model)
 
     @torch.no_grad()
-    def answer(batch: Batch) -> list[tuple[str, ...]]:
+    def answer(batch: Batch) -> list[str]:
         question = encode_questions(model, batch, encode_distinct(model, batch.image))
-        chosen, probability = rank_answers(decoder, question, batch.token_mask, ids, mask, k, original_behaviour)
-        best = [chosen[:, 0]]
-        if shown is not None:
-            seen = shown(batch.image)[batch.text_image].gather(1, chosen)
-            first = (probability.log() + SHOWN_WEIGHT * seen).argmax(1, keepdim=True)
-            best.append(chosen.gather(1, first)[:, 0])
-        return [tuple(candidates[index] for index in row) for row in torch.stack(best, 1).tolist()]
+        best, _ = rank_answers(decoder, question, batch.token_mask, ids, mask, k, original_behaviour)
+        return [candidates[index] for index in best[:, 0].tolist()]
 
     return answer
 
 
-def _generator(
-    model: FusionModel, tokenizer: Tokenizer, beams: int, max_tokens: int
-) -> Callable[[Batch], list[tuple[str, ...]]]:
+def _generator(model: FusionModel, tokenizer: Tokenizer, beams: int, max_tokens: int) -> Callable[[Batch], list[str]]:
     decoder = answer_decoder(model)
 
     @torch.no_grad()
-    def answer(batch: Batch) -> list[tuple[str, ...]]:
+    def answer(batch: Batch) -> list[str]:
         question = encode_questions(model, batch, encode_distinct(model, batch.image))
         ends = tokenizer.cls_id, tokenizer.sep_id
         found = generate_answers(decoder, question, batch.token_mask, *ends, max_tokens, beams)
-        return [(written(tokenizer.decode(ids)),) for ids in found]
+        return [written(tokenizer.decode(ids)) for ids in found]
 
     return answer
 
@@ -249,7 +229,7 @@ def written(words: str) -> str:
     return re.sub(r"(?<=\d), (?=\d{3}\b)", ",", re.sub(r"\s*,\s*", ", ", words))
 
 
-def _rows(batch: Batch, predicted: Sequence[tuple[str, ...]]) -> list[_Row]:
+def _rows(batch: Batch, predicted: Sequence[str]) -> list[_Row]:
     def column(name: str) -> list[Any]:
         values = batch.target.get(name)
         return [None] * len(predicted) if values is None else list(values)
@@ -264,9 +244,5 @@ def _parts(answer: str) -> frozenset[str]:
     return frozenset(map(normalise, items(answer)))
 
 
-def _wups(threshold: float, similarity: Callable[[str, str], float], predicted: str, row: _Row) -> float:
-    return wups(predicted, row.truth, threshold, similarity)
-
-
-def _percent(rows: Sequence[_Row], way: int, measure: Callable[[str, _Row], float]) -> float:
-    return 100 * sum(measure(row.predicted[way], row) for row in rows) / len(rows)
+def _percent(rows: Sequence[_Row], measure: Callable[[_Row], float]) -> float:
+    return 100 * sum(map(measure, rows)) / len(rows)

@@ -21,11 +21,9 @@ from wordregion.data.sentences import SentenceCollator
 from wordregion.data.tokens import Tokenizer
 from wordregion.data.transforms import EvalTransform, TrainTransform
 from wordregion.data.variants import Variants
-from wordregion.errors import UsageError
 from wordregion.evaluate.common import evaluating, over_batches
 from wordregion.evaluate.entailment import evaluate_entailment
 from wordregion.evaluate.nlvr import evaluate_nlvr
-from wordregion.evaluate.shown import ShownAnswers
 from wordregion.evaluate.vqa import Vqa, evaluate_vqa
 from wordregion.models.components import on_components
 from wordregion.models.fusion import FusionModel
@@ -38,7 +36,7 @@ from wordregion.tasks.answer import Answer
 from wordregion.tasks.classify import Classify
 
 PHOTOS = 400
-"""From so many records the principal components of photos are computed, and how well photos show an answer."""
+"""From so many photos the principal components are computed."""
 VARIANTS = 16
 """So many crops of 224 pixels are drawn, fewer of larger ones in so much work; the same ones for all photos, some
 mirrored; each is encoded once."""
@@ -83,7 +81,6 @@ def vqa_small(
     text_only: bool = False,
     tokens: Path | None = None,
     components: int = 48,
-    words: Path | None = None,
 ) -> Recipe:
     """Questions of DAQUAR about photos of rooms; a fifth of the photos is held out.
 
@@ -98,16 +95,7 @@ def vqa_small(
         text_only: hide the photos: the baseline.
         tokens: folder for the photos' tokens, which further runs share; None = encode them in each run.
         components: how many; a run of this recipe goes on with its own.
-        words: run of `flickr_small` with ``wide``, for a `start` from such a run: what its words against places see of
-            the answers in a photo counts in the evaluation, too (``rank_k128+shown``).
-
-    Raises:
-        UsageError: for `words` together with `text_only`, or of another image size than `start`.
     """
-    if words is not None and text_only:
-        raise UsageError("vqa_small: --words looks at photos, --text-only hides them. Give one of them.")
-    if words is not None and image_size_of(words) != image_size_of(start):
-        raise UsageError(f"vqa_small: {words} and {start} take photos of different sizes. Give runs that share one.")
     source = partial(Daquar, data / "qa_train.txt", data / "images_train.tar")
     pixels = image_size_of(start)
     plain = EvalTransform(pixels, KERAS_MEAN, KERAS_STD)
@@ -126,15 +114,7 @@ def vqa_small(
 
     def evaluate(model: FusionModel, *given: Any, k: int = 128, **settings: Any) -> Vqa:
         """Ranks the answers of the training part."""
-        photos, shown = source("train"), None
-        if words is not None:
-            device = torch.device(settings.get("device") or next(model.parameters()).device)
-            reading = {name: settings[name] for name in ("batch", "workers", "progress") if name in settings}
-            shown = ShownAnswers(
-                load_model(words), Tokenizer(vocab), photos.answers(), _some(photos), collator(), plain, device=device,
-                **reading,
-            )  # fmt: skip
-        return evaluate_vqa(model, *given, candidates=photos.answers(), k=k, shown=shown, **settings)
+        return evaluate_vqa(model, *given, candidates=source("train").answers(), k=k, **settings)
 
     recipe = _small(
         "vqa_small",
@@ -187,19 +167,15 @@ def nlvr_small(
     )
 
 
-def _some(dataset: Dataset) -> Dataset:
-    """About `PHOTOS` records, evenly spaced."""
-    return Subset(dataset, range(0, len(dataset), max(1, len(dataset) // PHOTOS)))
-
-
 def _on_components(
     model: FusionModel, components: int, dataset: Dataset, transform: EvalTransform, collator: SentenceCollator
 ) -> FusionModel:
-    """The model on the principal components of photos of a data set."""
+    """The model on the principal components of photos of a data set (`PHOTOS` records, evenly spaced)."""
+    few = Subset(dataset, range(0, len(dataset), max(1, len(dataset) // PHOTOS)))
     with evaluating(model) as device, torch.no_grad():
         rows = over_batches(
             lambda batch: model.encode_image(batch.image)[:, 0].tolist(),
-            _some(dataset),
+            few,
             transform,
             collator,
             batch=16,
