@@ -113,9 +113,32 @@ def test_backbones_side_by_side_give_the_channels_of_each(tmp_path):
     assert len(both.blocks()) == sum(len(TimmVision(name, 64).blocks()) for name in names)
 
 
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv2_050", "resnet18+mobilenetv2_050"])
+def test_folded_norms_leave_the_function_as_it_is(tmp_path, name):
+    torch.manual_seed(0)
+    files = []
+    for one in name.split("+"):
+        body = timm.create_model(one)
+        for part in body.modules():
+            if isinstance(part, torch.nn.BatchNorm2d):
+                for values in (part.weight, part.running_var):
+                    torch.nn.init.uniform_(values, 0.5, 1.5)
+                for values in (part.bias, part.running_mean):
+                    torch.nn.init.normal_(values)
+        files.append(tmp_path / f"{one}.safetensors")
+        save_file(body.state_dict(), files[-1])
+    plain, folded = (TimmVision(name, 64, tuple(files), fold_norms=fold) for fold in (False, True))
+    images = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(folded(images), plain(images), rtol=1e-4, atol=1e-4)
+    assert any(isinstance(part, torch.nn.BatchNorm2d) for part in plain.modules())
+    assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in folded.modules())
+
+
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
+        ("vit_tiny_patch16_224", {"fold_norms": True}, "fold_norms is for CNNs"),
+        ("densenet121", {"fold_norms": True}, "fold_norms is for CNNs"),
         ("resnet18+resnet18", {"weights": ("one.safetensors",)}, "1 weight files for 2 backbones"),
         ("resnet18+vit_tiny_patch16_224", {}, "backbones side by side"),
         ("resnet18+swin_tiny_patch4_window7_224", {}, "a Swin can't stand beside another"),

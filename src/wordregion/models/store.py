@@ -276,6 +276,7 @@ def describe(model: FusionModel) -> dict[str, Any]:
             "drop_path": vision.drop_path,
             "settings": vision.settings,
             "subsample_first": vision.subsample_first,
+            "fold_norms": vision.fold_norms,
             "components": None if vision.components is None else vision.width,
         },
         "text": {"config": json.loads(text.body.config.to_json_string()), "pool": text.pool},

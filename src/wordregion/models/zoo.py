@@ -98,6 +98,7 @@ def albef_cnn(
     embed: int = 256,
     dropout: float = 0.1,
     subsample_first: bool = False,
+    fold_norms: bool = False,
 ) -> FusionModel:
     """ALBEF on a CNN's grid and a small whole BERT: every BERT layer is the text half, the fusion layers are seeded
     with copies of the last of them. For small data with strong pretrained encoders.
@@ -112,8 +113,9 @@ def albef_cnn(
         embed: width of the contrast.
         dropout: rate in [0, 1) in text and fusion layers. On a CPU, drawing it costs more than a GELU sixteen times.
         subsample_first: see `TimmVision`.
+        fold_norms: see `TimmVision`.
     """
-    image = TimmVision(vision, image_size, vision_weights, subsample_first=subsample_first)
+    image = TimmVision(vision, image_size, vision_weights, subsample_first=subsample_first, fold_norms=fold_norms)
     encoder, _, config = split_bert(text, text_layers=None, pool=pool, dropout=dropout)
     fusion = FusionEncoder(
         encoder.width,

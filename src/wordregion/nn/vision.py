@@ -3,7 +3,7 @@
 Shape letters: B images, N tokens (the first is the summary), D width, H and W pixels, C channels and S side of a map.
 """
 
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from wordregion.errors import UsageError
 from wordregion.nn.weights import load_backbone, read_weights
@@ -19,6 +20,7 @@ from wordregion.nn.weights import load_backbone, read_weights
 Weights = bool | str | Path | tuple[str | Path, ...]
 RESNET = ("conv1", "bn1", "act1", "maxpool", "layer1", "layer2", "layer3", "layer4")
 """The parts of timm's ResNet in the order in which they run."""
+BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 
 class TimmVision(nn.Module):
@@ -37,13 +39,15 @@ class TimmVision(nn.Module):
         settings: further architecture settings of timm, for example ``{"embed_dim": 192, "depth": 4}``.
         subsample_first: a ResNet whose stages subsample in their first 1x1 convolution (He et al. 2016, Keras) instead
             of the 3x3 as in timm; the weights decide which. Of several backbones, the ResNets.
+        fold_norms: a CNN's batch norms become part of its convolutions: the same function with fewer operations, for an
+            encoder that stays frozen.
         components: an image becomes two tokens, this many principal components of its summary and as many zeros, the
             mean image (see `wordregion.models.components`); None = all tokens, at full width.
 
     Raises:
         CheckpointError: if a weight file is missing, damaged or lacks a part of the backbone.
         UsageError: if one of several backbones is no CNN, their maps differ in size, paths are too few or many, or
-            there is no ResNet to subsample first.
+            there is no ResNet to subsample first, or its normalisation can't be folded.
 
     Attributes:
         width: D.
@@ -58,6 +62,7 @@ class TimmVision(nn.Module):
         drop_path: float = 0.0,
         settings: dict[str, Any] | None = None,
         subsample_first: bool = False,
+        fold_norms: bool = False,
         components: int | None = None,
     ) -> None:
         super().__init__()
@@ -65,9 +70,12 @@ class TimmVision(nn.Module):
         if name.startswith(("vit_", "deit", "swin", "beit", "eva")):
             arguments["img_size"] = image_size
         body: Any = _open_side_by_side(name, weights, drop_path, arguments, subsample_first)
+        if fold_norms:
+            drawn = torch.rand(1, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+            fold_batch_norms(body, drawn, name)
         self.body: Any = body
         self.name, self.drop_path, self.settings = name, drop_path, settings or {}
-        self.subsample_first = subsample_first
+        self.subsample_first, self.fold_norms = subsample_first, fold_norms
         self.image_size = image_size
         self.components: nn.Linear | None = None
         self.prefix_tokens = int(getattr(body, "num_prefix_tokens", 0))
@@ -215,8 +223,37 @@ def _channels_last(body: nn.Module) -> bool:
     return getattr(body, "output_fmt", "NCHW") == "NHWC"
 
 
+@torch.no_grad()
+def fold_batch_norms(body: Any, image_13HW: Float[Tensor, "1 3 H W"], name: str) -> None:
+    """Makes every batch norm part of the convolution before it, in place; their activations stay.
+
+    Args:
+        body: a timm model, or several side by side.
+        image_13HW: to compare what the model makes of it before and after.
+        name: of the architecture, for the error.
+
+    Raises:
+        UsageError: if the model has no batch norms, or they don't all follow convolutions.
+    """
+    refusal = UsageError(f"{name}: fold_norms is for CNNs whose batch norms follow convolutions. Leave it out.")
+    before = body.eval().forward_features(image_13HW)
+    parts = [(path, part) for path, part in body.named_modules() if isinstance(part, (nn.Conv2d, BATCH_NORM))]
+    pairs = [(conv, path, norm) for (_, conv), (path, norm) in pairwise(parts) if isinstance(norm, BATCH_NORM)]
+    for conv, path, norm in pairs:
+        if not isinstance(conv, nn.Conv2d) or conv.out_channels != norm.num_features:
+            raise refusal
+        weight, bias = fuse_conv_bn_weights(
+            conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+        )
+        conv.weight, conv.bias = nn.Parameter(weight), nn.Parameter(bias)
+        body.set_submodule(path, getattr(norm, "act", nn.Identity()))
+    after = body.forward_features(image_13HW)
+    if not pairs or not torch.allclose(after, before, rtol=1e-3, atol=1e-3 * float(before.std())):
+        raise refusal
+
+
 def keep_statistics(body: nn.Module) -> None:
     """Makes batch normalisation use its stored statistics."""
     for part in body.modules():
-        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+        if isinstance(part, BATCH_NORM):
             part.eval()
