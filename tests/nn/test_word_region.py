@@ -66,13 +66,14 @@ def test_sharpness_goes_from_the_mean_to_the_best_place():
     torch.testing.assert_close(attended_cosine(cosine, 1e4), cosine.amax(-1))
 
 
-def test_a_phrase_is_the_mean_of_its_words_cosines():
+def test_a_phrase_is_the_mean_of_its_words_cosines_with_its_own_image():
     part = head().eval()
-    text, _, image = inputs(texts=2, images=2)
-    tokens = torch.tensor([[False, True, True, False, False], [True, True, True, True, True]])
-    got = part.phrases(text, tokens, part.places(image))
-    for g in range(2):
-        cosines = part.words(text[g, tokens[g]]) @ part.places(image)[g].T
+    text, _, image = inputs(texts=2, images=4)
+    row = torch.tensor([[False, True, True, False, False], [True] * 5, [False, False, False, False, True]])
+    tokens, of_text, of_image = row[[0, 1, 2, 0]], torch.tensor([0, 1, 1, 1]), torch.tensor([2, 0, 2, 3])
+    got = part.phrases(text, of_text, tokens, part.places(image), of_image)
+    for g in range(4):
+        cosines = part.words(text[of_text[g], tokens[g]]) @ part.places(image)[of_image[g]].T
         torch.testing.assert_close(got[g], cosines.mean(0))
 
 

@@ -1,13 +1,15 @@
 """Words against the places of an image: a score of text and image without fusion (late interaction).
 
 Shape letters: I images, N image tokens (the first is the summary), V image width, T texts, L tokens, D text width,
-W real tokens of all texts, M places (N - 1), E shared width, G phrases.
+W real tokens of all texts, M places (N - 1), E shared width, G phrases, R tokens of all phrases.
 """
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+
+from wordregion.nn.dropout import dropout
 
 SHARPNESS = 10.0
 """Factor of the cosines by which a word chooses its places."""
@@ -42,7 +44,7 @@ class WordRegionHead(nn.Module):
 
     def places(self, image_INV: Float[Tensor, "I N V"]) -> Float[Tensor, "I M E"]:
         """Unit vectors of all image tokens but the summary."""
-        return F.normalize(self.place_proj(F.dropout(image_INV[:, 1:], self.dropout, self.training)), dim=-1)
+        return F.normalize(self.place_proj(dropout(image_INV[:, 1:], self.dropout, self.training)), dim=-1)
 
     def forward(
         self,
@@ -71,20 +73,35 @@ class WordRegionHead(nn.Module):
 
     def phrases(
         self,
-        text_GLD: Float[Tensor, "G L D"],
+        text_TLD: Float[Tensor, "T L D"],
+        text_G: Int[Tensor, "G"],
         tokens_GL: Bool[Tensor, "G L"],
-        place_GME: Float[Tensor, "G M E"],
+        place_IME: Float[Tensor, "I M E"],
+        image_G: Int[Tensor, "G"],
     ) -> Float[Tensor, "G M"]:
         """Mean cosine of each phrase's words with the places of its image.
 
         Args:
-            text_GLD: states of the text that a phrase stands in.
+            text_TLD: states of the text half.
+            text_G: the text that a phrase stands in.
             tokens_GL: True at the phrase's tokens, of which it has one at least.
-            place_GME: of `places`, for the phrase's image.
+            place_IME: of `places`.
+            image_G: the image of each phrase.
         """
-        share_GL = tokens_GL / tokens_GL.sum(1, keepdim=True)
-        phrase_GE = torch.einsum("gl,gle->ge", share_GL, self.words(text_GLD).float())
-        return torch.einsum("ge,gme->gm", phrase_GE, place_GME.float())
+        phrase_R, token_R = tokens_GL.nonzero(as_tuple=True)
+        word_RE = self.words(text_TLD[text_G[phrase_R], token_R]).float()
+        phrase_GE = word_RE.new_zeros(len(text_G), word_RE.shape[-1]).index_add(0, phrase_R, word_RE)
+        phrase_GE = phrase_GE / tokens_GL.sum(1, keepdim=True)
+        # the phrases of an image side by side: a copy of its places for each of them would be far larger
+        count_I = torch.bincount(image_G, minlength=len(place_IME))
+        order_G = image_G.argsort(stable=True)
+        column_G = torch.empty_like(order_G)
+        column_G[order_G] = (
+            torch.arange(len(order_G), device=order_G.device) - (count_I.cumsum(0) - count_I)[image_G[order_G]]
+        )
+        by_image = phrase_GE.new_zeros(len(place_IME), int(count_I.max()), phrase_GE.shape[-1])
+        by_image = by_image.index_put((image_G, column_G), phrase_GE)
+        return (by_image @ place_IME.float().transpose(1, 2))[image_G, column_G]
 
 
 def attended_cosine(cosine_WIM: Float[Tensor, "W I M"], sharpness: float) -> Float[Tensor, "W I"]:

@@ -81,7 +81,7 @@ class WordRegion:
         inside_GM = inside_GM.index_add(0, place_X, inside_XM.float()) > 0
         assert scene.batch.grounding_tokens is not None
         cosine_GM = head.phrases(
-            scene.text[text_G], scene.batch.grounding_tokens[phrase_G], place_IME[scene.batch.text_image[text_G]]
+            scene.text, text_G, scene.batch.grounding_tokens[phrase_G], place_IME, scene.batch.text_image[text_G]
         )
         total = scene.total_phrases.clamp(min=1e-12)
         best_G1 = cosine_GM.detach().argmax(1, keepdim=True)
