@@ -43,7 +43,8 @@ def tiny_recipe(
         fixed: with a number of texts: no dropout and `Neighbour` negatives in blocks of so many.
         objectives: "all" or "masked".
         size: scenes; 50 of them at batch 8 put step 5 and step 10 in the middle of an epoch.
-        teacher: otherwise the contrast's keys are the student's own, of all processes, with gradient.
+        teacher: otherwise the contrast's keys are the student's own, of all processes, with gradient, and what
+            fuses is trained in every second step.
         run: fields of `Run`.
     """
     tokenizer = Tokenizer("scenes", max_tokens=16)
@@ -58,7 +59,7 @@ def tiny_recipe(
         model=build if fixed is None else partial(without_dropout, build),
         task=Align(objectives=chosen, queue_size=20, ramp_steps=5, momentum=0.9)
         if teacher
-        else Align(objectives=chosen, queue_size=0, distill=0.0, momentum=None),
+        else Align(objectives=chosen, queue_size=0, distill=0.0, momentum=None, fuse_every=2),
         data=Data(
             train=partial(Scenes, "train", size, image_size=PIXELS),
             transform=TrainTransform(PIXELS),

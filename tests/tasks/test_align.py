@@ -5,8 +5,8 @@ import torch
 from torch.distributed.fsdp import FSDPModule
 
 from wordregion.errors import UsageError
-from wordregion.models.zoo import albef_tiny
-from wordregion.objectives import Contrast, MaskedWords, Match
+from wordregion.models.zoo import albef_tiny, for_word_regions
+from wordregion.objectives import Contrast, MaskedWords, Match, WordRegion
 from wordregion.schema import Batch
 from wordregion.tasks.align import Align
 from wordregion.tasks.queue import FeatureQueue
@@ -202,6 +202,19 @@ def test_a_picture_whose_tokens_are_kept_needs_no_pixels(momentum):
     assert len(task._image_tokens) == 5
 
 
+@pytest.mark.parametrize(("objective", "tokens"), [(Contrast(), 1), (WordRegion(), 17), (Match(), 17)])
+def test_of_kept_tokens_those_are_copied_that_are_needed(objective, tokens):
+    model = for_word_regions(small())
+    model.vision.requires_grad_(False)
+    results = []
+    for keep in (False, True):
+        task = Align(objectives=(objective,), queue_size=0, keep_image_tokens=keep).build(model).eval()
+        results.append(task._scene(batch(), task.counts(batch())))
+    assert results[1].image.shape[1] == tokens
+    torch.testing.assert_close(results[0].image[:, :tokens], results[1].image)
+    torch.testing.assert_close(results[0].image_feature, results[1].image_feature)
+
+
 def test_pixels_are_needed_where_a_trained_encoder_or_its_teacher_looks_at_them():
     assert step(Align(queue_size=8).build(small()), batch()).known is None
     model = small()
@@ -286,6 +299,33 @@ def test_an_objective_counts_its_own_steps(monkeypatch, first, steps):
     for _ in range(4):
         step(task, batch())
     assert seen == steps
+
+
+def test_what_fuses_is_trained_in_every_second_step_alone():
+    task = Align(queue_size=8, fuse_every=2).build(small())
+    fused = {"match", "masked_words"}
+    for due in (True, False, True):
+        task.zero_grad()
+        assert set(step(task, batch()).metrics) & {"contrast", *fused} == (
+            {"contrast", *fused} if due else {"contrast"}
+        )
+        assert (task.model.fusion.layers[0].cross.q.weight.grad is not None) == due
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [({"fuse_every": 0}, "is below 1"), ({"fuse_every": 2, "objectives": (Match(), Contrast())}, "nothing to train")],
+)
+def test_steps_without_fusion_need_something_to_train(settings, told):
+    with pytest.raises(UsageError, match=told):
+        Align(**settings)
+
+
+@pytest.mark.parametrize("objective", [Contrast(), WordRegion(), Match(), MaskedWords()])
+def test_an_objective_tells_what_it_needs(objective):
+    task = Align(objectives=(objective,), queue_size=8).build(for_word_regions(small()))
+    scene = task._scene(batch(), task.counts(batch()))
+    assert (objective.pairs(scene) is not None) == (objective.needs == "fused")
 
 
 @pytest.mark.parametrize(("rate", "training", "same"), [(0.5, True, False), (0.5, False, True), (0.0, True, True)])

@@ -4,12 +4,13 @@ Shape letters: R texts that describe a region.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from wordregion.errors import UsageError
 from wordregion.losses.boxes import box_losses, iou, to_centre, to_corners
 from wordregion.models.fusion import FusionModel
 from wordregion.nn.fusion import Fused
-from wordregion.objectives.scene import AlignScene, Losses, Pairs
+from wordregion.objectives.scene import AlignScene, Losses, Needs, Pairs
 
 RIGHT = 0.5
 """IoU from which a box counts as right."""
@@ -29,6 +30,7 @@ class Box:
     weight: float = 1.0
     original_behaviour: bool = False
     wants_masked = False
+    needs: ClassVar[Needs] = "fused"
 
     def pairs(self, scene: AlignScene) -> Pairs:
         """Each region's text with the whole image."""

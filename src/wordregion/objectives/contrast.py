@@ -1,6 +1,7 @@
 """Image-text contrast (ITC)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -8,7 +9,7 @@ from torch import Tensor
 from wordregion.losses.contrast import contrastive_loss, soft_targets
 from wordregion.models.fusion import FusionModel
 from wordregion.nn.fusion import Fused
-from wordregion.objectives.scene import AlignScene, Losses, Pairs, check_region_weight, row_range
+from wordregion.objectives.scene import AlignScene, Losses, Needs, Pairs, check_region_weight, row_range
 
 NEVER = -1e4
 """Logit of a pair that is not compared: finite, so that a target of zero times its log-probability is zero."""
@@ -32,6 +33,7 @@ class Contrast:
     same_image_positives: bool = False
     region_weight: float | None = None
     wants_masked = False
+    needs: ClassVar[Needs] = "summary"
 
     def __post_init__(self) -> None:
         check_region_weight("Contrast", self.region_weight)

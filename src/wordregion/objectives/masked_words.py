@@ -1,13 +1,14 @@
 """Masked language modelling with the image (MLM)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
 from wordregion.losses.tokens import masked_word_loss
 from wordregion.models.fusion import FusionModel
 from wordregion.nn.fusion import Fused
-from wordregion.objectives.scene import AlignScene, Losses, Pairs, row_range
+from wordregion.objectives.scene import AlignScene, Losses, Needs, Pairs, row_range
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class MaskedWords:
 
     weight: float = 1.0
     wants_masked = True
+    needs: ClassVar[Needs] = "fused"
 
     def pairs(self, scene: AlignScene) -> Pairs:
         """The masked copy of each text with its own image or region."""

@@ -4,6 +4,7 @@ Shape letters: T texts, F generated false texts, P pairs.
 """
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from wordregion.errors import UsageError
 from wordregion.mining import Draw, draw_one, hard_negatives
 from wordregion.models.fusion import FusionModel
 from wordregion.nn.fusion import Fused
-from wordregion.objectives.scene import AlignScene, Losses, Pairs, check_region_weight, row_range
+from wordregion.objectives.scene import AlignScene, Losses, Needs, Pairs, check_region_weight, row_range
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Match:
     draw: Draw = field(default=draw_one, repr=False)
     region_weight: float | None = None
     wants_masked = False
+    needs: ClassVar[Needs] = "fused"
 
     def __post_init__(self) -> None:
         if not 0 <= self.hardness <= 1:

@@ -4,6 +4,7 @@ Shape letters: T texts, L tokens, M masked positions, V vocabulary.
 """
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -13,7 +14,7 @@ from wordregion.losses.tokens import masked_word_loss, replaced_word_loss
 from wordregion.mining import Draw, draw_one
 from wordregion.models.fusion import FusionModel
 from wordregion.nn.fusion import Fused
-from wordregion.objectives.scene import AlignScene, Losses, Pairs
+from wordregion.objectives.scene import AlignScene, Losses, Needs, Pairs
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class ReplacedWords:
     temperature: float = 1.0
     draw: Draw = field(default=draw_one, repr=False)
     wants_masked = True
+    needs: ClassVar[Needs] = "fused"
 
     def __post_init__(self) -> None:
         if min(self.weight, self.generator_weight, self.temperature) < 0:

@@ -8,7 +8,7 @@ width, E shared width, K keys (gathered batch, then queue), P pairs.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -33,6 +33,8 @@ class Pairs:
 
 
 Losses = dict[str, Tensor]
+Needs = Literal["summary", "tokens", "fused"]
+"""What an objective looks at of an image: the first token, all tokens, or what the fusion encoder makes of them."""
 
 
 @runtime_checkable
@@ -48,8 +50,13 @@ class Objective(Protocol):
         """Whether the masked copy of the texts must be encoded."""
         ...
 
+    @property
+    def needs(self) -> Needs:
+        """What it looks at of an image."""
+        ...
+
     def pairs(self, scene: "AlignScene") -> Pairs | None:
-        """The pairs to fuse, or None."""
+        """The pairs to fuse; None unless it needs them "fused"."""
         ...
 
     def __call__(self, model: FusionModel, scene: "AlignScene", fused: Fused | None) -> Losses:

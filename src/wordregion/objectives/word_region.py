@@ -4,6 +4,7 @@ Shape letters: T texts, C texts of whole images, I images, G phrases with boxes,
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from wordregion.models.fusion import FusionModel
 from wordregion.nn.fusion import Fused
 from wordregion.nn.regions import patch_mask
 from wordregion.nn.word_region import WordRegionHead
-from wordregion.objectives.scene import AlignScene, Losses, Pairs
+from wordregion.objectives.scene import AlignScene, Losses, Needs, Pairs
 
 PHRASE_SHARPNESS = 15.0
 """Factor of the cosines by which a phrase chooses its places."""
@@ -37,6 +38,7 @@ class WordRegion:
     weight: float = 1.0
     box_weight: float = 0.5
     wants_masked = False
+    needs: ClassVar[Needs] = "tokens"
 
     def __post_init__(self) -> None:
         for name in ("weight", "box_weight"):

@@ -36,6 +36,8 @@ class Align:
         first_alone: steps at the start in which only the first objective is trained, or the first few. Matching mines
             its negatives by the contrast, and has nothing to learn from those of an untrained one.
         first: how many objectives these steps train.
+        fuse_every: objectives that need the fusion encoder are trained in every so-manieth step alone, from the first
+            on; for a model whose fusion is the dearest part of a step.
         momentum: of the teacher, in [0, 1]; None = no teacher: the keys are the student's own, with gradient (X-VLM).
         queue_size: slots of the feature queue; 0 = none.
         distill: final weight of the teacher's opinion in [0, 1] (alpha).
@@ -52,6 +54,7 @@ class Align:
     objectives: tuple[Objective, ...] = (Contrast(), Match(), MaskedWords())
     first_alone: int = 0
     first: int = 1
+    fuse_every: int = 1
     momentum: float | None = 0.995
     queue_size: int = 65536
     distill: float = 0.4
@@ -79,6 +82,13 @@ class Align:
             raise UsageError("Align: queue_size, ramp_steps and first_alone must be 0 or more. Correct the recipe.")
         if self.first < 1:
             raise UsageError(f"Align: first={self.first} is below 1. Give how many objectives are trained at first.")
+        if self.fuse_every < 1:
+            raise UsageError(f"Align: fuse_every={self.fuse_every} is below 1. Give 1 for every step.")
+        if self.fuse_every > 1 and all(objective.needs == "fused" for objective in self.objectives[: self.first]):
+            raise UsageError(
+                f"Align: fuse_every={self.fuse_every} leaves nothing to train in the other steps. Set it to 1, or "
+                "begin with an objective that doesn't fuse, such as Contrast()."
+            )
 
     def build(self, model: FusionModel) -> "AlignTask":
         """The trainable task around a model."""
@@ -182,7 +192,9 @@ class AlignTask(nn.Module):
         """What is learned at this step, and since which."""
         everything, first, start = self.settings.objectives, self.settings.first, self.settings.first_alone
         later = everything[first:] if self.step >= start else ()
-        return [*((objective, 0) for objective in everything[:first]), *((objective, start) for objective in later)]
+        joined = [*((objective, 0) for objective in everything[:first]), *((objective, start) for objective in later)]
+        due = self.step % self.settings.fuse_every == 0
+        return [(objective, began) for objective, began in joined if due or objective.needs != "fused"]
 
     def distill_weight(self) -> float:
         """Alpha at this step: linear from 0 over `ramp_steps`, then constant."""
@@ -196,7 +208,8 @@ class AlignTask(nn.Module):
             )
         ids, mask, negatives_at = self._texts(batch)
         texts, distill = len(batch.token_ids), self.distill_weight()
-        views = self._image_tokens.views(self.model, batch, regions)
+        summary_alone = all(objective.needs == "summary" for objective in self.objectives())
+        views = self._image_tokens.views(self.model, batch, regions, summary_alone)
         text = self._text_states(self.model, ids, mask, passing=range(texts, negatives_at))
         view = batch.text_image.clone()
         view[regions.text] = torch.arange(len(batch.image), len(views.tokens), device=view.device)

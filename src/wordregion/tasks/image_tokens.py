@@ -47,8 +47,13 @@ class ImageTokens:
         self._kept: dict[str, Tensor] = {}
         self._of_key: dict[int, str] = {}
 
-    def student(self, model: FusionModel, batch: Batch) -> Float[Tensor, "I N V"]:
+    def student(self, model: FusionModel, batch: Batch, summary_alone: bool = False) -> Float[Tensor, "I #N V"]:
         """Tokens by the student.
+
+        Args:
+            model: the student.
+            batch: whose images.
+            summary_alone: only the first token of each image is asked for; where tokens are kept, it saves a copy.
 
         Raises:
             UsageError: if tokens are kept and the student's image encoder is sharded, or trained from its first layer.
@@ -58,10 +63,12 @@ class ImageTokens:
         lower = model.vision.frozen_stages() if not is_frozen(model.vision) else []
         check_kept(model.vision, "keep_image_tokens", "image", "vision", partly=bool(lower))
         kept = self._fixed(model, batch, lower)
-        return model.vision.upper(kept) if lower else kept
+        if lower:
+            return model.vision.upper(torch.stack(kept))
+        return torch.stack([tokens[:1] for tokens in kept] if summary_alone else kept)
 
-    def _fixed(self, model: FusionModel, batch: Batch, lower: list[nn.Module]) -> Tensor:
-        """Tokens of a frozen encoder, or the maps of its frozen stages `lower`."""
+    def _fixed(self, model: FusionModel, batch: Batch, lower: list[nn.Module]) -> list[Tensor]:
+        """Each image's tokens by a frozen encoder, or its map by the frozen stages `lower`."""
         encode = model.vision.lower if lower else model.encode_image
         keys = self._names(batch)
         with torch.no_grad():
@@ -84,7 +91,7 @@ class ImageTokens:
                     if files is not None:
                         with draft_of(files / f"{keys[row]}.safetensors") as draft:
                             save_file({"tokens": tokens.detach().cpu().contiguous()}, draft)
-            return torch.stack([self._kept[key] for key in keys])
+            return [self._kept[key] for key in keys]
 
     def _names(self, batch: Batch) -> list[str]:
         """Each picture by its pixels; one that came without by those that its record had before."""
@@ -112,8 +119,8 @@ class ImageTokens:
             self._own.mkdir(parents=True, exist_ok=True)
         return self._own
 
-    def views(self, model: FusionModel, batch: Batch, regions: Regions) -> Views:
-        """Tokens by the student of the images and of regions of them.
+    def views(self, model: FusionModel, batch: Batch, regions: Regions, summary_alone: bool = False) -> Views:
+        """Tokens by the student of the images and of regions of them; arguments as for `student`.
 
         Raises:
             UsageError: if tokens are kept and regions need layers of the encoder, or if it is trained or sharded.
@@ -124,7 +131,8 @@ class ImageTokens:
                     "keep_image_tokens: a ViT needs its last layers for regions. Set it to False, or use a CNN or Swin."
                 )
             return model.encode_views(batch.image, regions.box, regions.image)
-        return pool_regions(self.student(model, batch), regions.box, regions.image, model.vision.grid)
+        tokens = self.student(model, batch, summary_alone and not len(regions.text))
+        return pool_regions(tokens, regions.box, regions.image, model.vision.grid)
 
     def teacher_views(
         self, model: FusionModel, teacher: FusionModel, batch: Batch, regions: Regions, views: Views
