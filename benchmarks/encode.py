@@ -3,17 +3,21 @@
     python benchmarks/encode.py --threads 1                                    # ResNet-50 at 224 pixels
     python benchmarks/encode.py --model resnet50+mobilenetv2_100 --pixels 320  # as flickr_small --wide
 
-The numbers at a time take turns; medians. Random weights.
+    python benchmarks/encode.py --threads 2 --at-once 4 --fold                 # and with its batch norms folded (CNNs)
+
+All take turns; medians. The last column is how much faster it is than the first line. Random weights.
 """
 
 import argparse
 import statistics
+from functools import partial
 
 import torch
 from common import timed
 from torch import Tensor
 
 from wordregion.engine.malloc import keep_freed_memory
+from wordregion.engine.precision import has_bf16
 from wordregion.nn.vision import TimmVision
 
 
@@ -33,22 +37,27 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--at-once", type=int, nargs="*", default=[32, 16, 8, 4, 2, 1])
+    parser.add_argument("--fold", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     keep_freed_memory()
-    vision = TimmVision(given.model, given.pixels).eval()
+    encoders = {"": TimmVision(given.model, given.pixels).eval()}
+    if given.fold:
+        encoders["folded"] = TimmVision(given.model, given.pixels, fold_norms=True).eval()
+    ways = [(at_once, name) for name in encoders for at_once in given.at_once]
     photos = torch.randn(32, 3, given.pixels, given.pixels)
     print(f"torch {torch.__version__}, {given.threads} threads; {given.model}, {given.pixels} pixels; photos a second")
-    for half in (True, False):
-        seconds: dict[int, list[float]] = {at_once: [] for at_once in given.at_once}
+    for half in (True, False) if has_bf16(torch.device("cpu")) else (False,):
+        seconds: dict[tuple[int, str], list[float]] = {way: [] for way in ways}
         for _ in range(given.repeats + 1):
-            for at_once, found in seconds.items():
-                found.append(timed(lambda n=at_once, h=half: encode(vision, photos, n, h))["wall"])  # type: ignore[misc]
-        median = {at_once: statistics.median(found[1:]) for at_once, found in seconds.items()}
-        first = median[given.at_once[0]]
-        for at_once, found in median.items():
-            name = "bf16" if half else "fp32"
-            print(f"{name}  {at_once:3} at a time  {len(photos) / found:6.1f}  {first / found:5.2f}")
+            for (at_once, name), found in seconds.items():
+                work = partial(encode, encoders[name], photos, at_once, half)
+                found.append(timed(work)["wall"])
+        median = {way: statistics.median(found[1:]) for way, found in seconds.items()}
+        for (at_once, name), found in median.items():
+            precision = "bf16" if half else "fp32"
+            rate, ratio = len(photos) / found, median[ways[0]] / found
+            print(f"{precision}  {at_once:3} at a time  {rate:6.1f}  {ratio:5.2f}  {name}")
 
 
 if __name__ == "__main__":

@@ -75,6 +75,7 @@ def test_a_phrase_is_the_mean_of_its_words_cosines_with_its_own_image():
     for g in range(4):
         cosines = part.words(text[of_text[g], tokens[g]]) @ part.places(image)[of_image[g]].T
         torch.testing.assert_close(got[g], cosines.mean(0))
+    assert part.phrases(text, of_text[:0], tokens[:0], part.places(image), of_image[:0]).shape == (0, 9)
 
 
 def test_channels_of_places_are_dropped_in_training_alone():

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from wordregion.nn.dropout import dropout
 
@@ -93,15 +94,11 @@ class WordRegionHead(nn.Module):
         phrase_GE = word_RE.new_zeros(len(text_G), word_RE.shape[-1]).index_add(0, phrase_R, word_RE)
         phrase_GE = phrase_GE / tokens_GL.sum(1, keepdim=True)
         # the phrases of an image side by side: a copy of its places for each of them would be far larger
-        count_I = torch.bincount(image_G, minlength=len(place_IME))
         order_G = image_G.argsort(stable=True)
-        column_G = torch.empty_like(order_G)
-        column_G[order_G] = (
-            torch.arange(len(order_G), device=order_G.device) - (count_I.cumsum(0) - count_I)[image_G[order_G]]
-        )
-        by_image = phrase_GE.new_zeros(len(place_IME), int(count_I.max()), phrase_GE.shape[-1])
-        by_image = by_image.index_put((image_G, column_G), phrase_GE)
-        return (by_image @ place_IME.float().transpose(1, 2))[image_G, column_G]
+        count_I = torch.bincount(image_G, minlength=len(place_IME))
+        by_image = pad_sequence(phrase_GE[order_G].split(count_I.tolist()), batch_first=True)
+        real = torch.arange(by_image.shape[1], device=count_I.device) < count_I[:, None]
+        return (by_image @ place_IME.float().transpose(1, 2))[real][order_G.argsort()]
 
 
 def attended_cosine(cosine_WIM: Float[Tensor, "W I M"], sharpness: float) -> Float[Tensor, "W I"]:
