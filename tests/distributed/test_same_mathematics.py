@@ -60,8 +60,9 @@ UNLIKE = ("pairs_per_second", "memory_gb")
 
 
 def losses(run: Path) -> dict[str, list[float]]:
+    """What each step logged; 0 where it did not train that."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return {name: [line[name] for line in lines] for name in lines[0] if name not in UNLIKE}
+    return {name: [line.get(name, 0.0) for line in lines] for name in lines[0] if name not in UNLIKE}
 
 
 def assert_same(run: Path, reference: Path, steps: int = 10) -> None:

@@ -242,9 +242,10 @@ def fold_batch_norms(body: Any, image_13HW: Float[Tensor, "1 3 H W"], name: str)
     for conv, path, norm in pairs:
         if not isinstance(conv, nn.Conv2d) or conv.out_channels != norm.num_features:
             raise refusal
-        weight, bias = fuse_conv_bn_weights(
-            conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-        )
+        mean, var = norm.running_mean, norm.running_var
+        if mean is None or var is None:
+            raise refusal
+        weight, bias = fuse_conv_bn_weights(conv.weight, conv.bias, mean, var, norm.eps, norm.weight, norm.bias)
         conv.weight, conv.bias = nn.Parameter(weight), nn.Parameter(bias)
         body.set_submodule(path, getattr(norm, "act", nn.Identity()))
     after = body.forward_features(image_13HW)

@@ -172,7 +172,6 @@ def flickr_small(
         keep_image_tokens=tokens or True,
         keep_text_states=True,
     )
-    slow = (("image_proj.", 0.5), ("text_proj.", 0.5), ("temperature", 0.1))
     recipe = replace(
         frozen,
         name="flickr_small",
@@ -183,14 +182,13 @@ def flickr_small(
             lr=2e-4,
             warmup=40,
             final=0.02,
-            lr_scale=(*cross, *new, *slow),
+            lr_scale=(*cross, *new, ("image_proj.", 0.5), ("text_proj.", 0.5), ("temperature", 0.1)),
             freeze=("vision.", "text."),
         ),
         run=Run(steps=1000, batch=32, precision="bf16", clip=5.0, workers=1, log_every=10, save_every=200),
     )
     if not wide:
         return recipe
-    fused = tuple((name, 1.5 * scale) for name, scale in (*cross, *new))  # half as many steps
     return replace(
         recipe,
         task=replace(
@@ -203,7 +201,7 @@ def flickr_small(
             summary_dropout=WIDE_DROPOUT,
         ),
         data=replace(frozen.data, collator=lambda: Collator(tokenizer(), Masking(), texts_per_image=2)),
-        optim=replace(recipe.optim, weight_decay=0.3, lr_scale=(("heads.word_region.", 20.0), *fused, *slow)),
+        optim=replace(recipe.optim, weight_decay=0.3, lr_scale=(("heads.word_region.", 20.0), *recipe.optim.lr_scale)),
         run=replace(recipe.run, steps=300, batch=96, save_every=75),
     )
 
