@@ -2,7 +2,6 @@
 
     python benchmarks/encode.py --threads 1                                    # ResNet-50 at 224 pixels
     python benchmarks/encode.py --model resnet50+mobilenetv2_100 --pixels 320  # as flickr_small --wide
-
     python benchmarks/encode.py --threads 2 --at-once 4 --fold                 # and with its batch norms folded (CNNs)
 
 All take turns; medians. The last column is how much faster it is than the first line. Random weights.

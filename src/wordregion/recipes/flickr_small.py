@@ -146,7 +146,8 @@ def flickr_small(
 
     The contrast is trained when this begins (`flickr_frozen`), so matching comes first and alone: three quarters of the
     steps go to the fusion layers, with easy negatives before hard ones. Then contrast and masked words join. With
-    ``wide``, words are compared with places of the photos from the first step on, taught by the boxes of phrases.
+    ``wide``, words are compared with places of the photos from the first step on, taught by the boxes of phrases, and
+    the fusion layers learn in every second step.
 
     Args:
         start: run of `flickr_frozen`: its projections are where this one begins.
@@ -233,7 +234,7 @@ def small_model(weights: Path, wide: bool = False) -> FusionModel:
         embed=1024 if wide else 256,
         dropout=0.0,
         subsample_first=True,
-        fold_norms=wide,  # without it, `flickr_tuned` trains the last stage
+        fold_norms=wide,  # `flickr_tuned`, which is never wide, trains the last stage
     )
 
 

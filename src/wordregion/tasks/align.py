@@ -191,9 +191,10 @@ class AlignTask(nn.Module):
     def _joined(self) -> list[tuple[Objective, int]]:
         """What is learned at this step, and since which."""
         everything, first, start = self.settings.objectives, self.settings.first, self.settings.first_alone
-        later = everything[first:] if self.step >= start else ()
+        step = int(self.step)  # read once: on a GPU each reading waits for it
+        later = everything[first:] if step >= start else ()
         joined = [*((objective, 0) for objective in everything[:first]), *((objective, start) for objective in later)]
-        due = self.step % self.settings.fuse_every == 0
+        due = step % self.settings.fuse_every == 0
         return [(objective, began) for objective, began in joined if due or objective.needs != "fused"]
 
     def distill_weight(self) -> float:
