@@ -135,8 +135,8 @@ def test_the_wide_recipes_see_photos_through_two_backbones(places: tuple[Path, P
         assert len(task._image_tokens) == 3
         save_model(model, tmp_path)
     task.step += recipe.task.first_alone
-    assert [type(o) for o in recipe.task.build(model).objectives()] == [WordRegion, Match]
-    assert [type(o) for o in task.objectives()] == [WordRegion, Match, Contrast, MaskedWords]
+    assert [type(o) for o, _ in recipe.task.build(model).objectives()] == [WordRegion, Match]
+    assert [type(o) for o, _ in task.objectives()] == [WordRegion, Match, Contrast, MaskedWords]
     metrics = task(batch, task.counts(batch)).metrics
     assert {"word_region", "word_region_box", "match", "contrast", "masked_words"} <= set(metrics)
     measured = recipe.evaluation(

@@ -4,7 +4,7 @@ Shape letters as in `objectives.scene`.
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -140,7 +140,7 @@ class AlignTask(nn.Module):
     def forward(self, batch: Batch, totals: Tensor) -> StepOutput:
         """Losses of one micro-batch, normalised by `totals` = counts of the whole step over the number of ranks."""
         scene = self._scene(batch, totals.to(batch.image.device))
-        now, joined, wanted = scene.step, self._joined(), []
+        now, joined, wanted = scene.step, self.objectives(), []
         for objective, start in joined:
             scene.step = now - start
             wanted.append(objective.pairs(scene))
@@ -184,11 +184,7 @@ class AlignTask(nn.Module):
         """Units of sharding, compilation and activation checkpointing, of student and teacher."""
         return [*self.model.blocks(), *(self.teacher.blocks() if self.teacher is not None else ())]
 
-    def objectives(self) -> tuple[Objective, ...]:
-        """What is learned at this step."""
-        return tuple(objective for objective, _ in self._joined())
-
-    def _joined(self) -> list[tuple[Objective, int]]:
+    def objectives(self) -> list[tuple[Objective, int]]:
         """What is learned at this step, and since which."""
         everything, first, start = self.settings.objectives, self.settings.first, self.settings.first_alone
         step = int(self.step)  # read once: on a GPU each reading waits for it
@@ -202,14 +198,14 @@ class AlignTask(nn.Module):
         return distill_weight(self.settings.distill, self.settings.ramp_steps, self.step)
 
     def _scene(self, batch: Batch, totals: Tensor) -> AlignScene:
-        regions = batch.regions()
-        if len(batch.image) == 1 and not len(regions.text) and any(isinstance(o, Match) for o in self.objectives()):
+        regions, objectives = batch.regions(), [objective for objective, _ in self.objectives()]
+        if len(batch.image) == 1 and not len(regions.text) and any(isinstance(o, Match) for o in objectives):
             warnings.warn(
                 "a batch with a single image has no negatives: Match trains on true pairs alone", stacklevel=2
             )
-        ids, mask, negatives_at = self._texts(batch)
+        ids, mask, negatives_at = self._texts(batch, objectives)
         texts, distill = len(batch.token_ids), self.distill_weight()
-        summary_alone = all(objective.needs == "summary" for objective in self.objectives())
+        summary_alone = all(objective.needs == "summary" for objective in objectives)
         views = self._image_tokens.views(self.model, batch, regions, summary_alone)
         text = self._text_states(self.model, ids, mask, passing=range(texts, negatives_at))
         view = batch.text_image.clone()
@@ -223,7 +219,7 @@ class AlignTask(nn.Module):
         teacher_views, teacher_text = views, text
         if self.teacher is not None:
             with torch.no_grad():
-                teach_masked = distill > 0 and any(isinstance(o, MaskedWords) for o in self.objectives())
+                teach_masked = distill > 0 and any(isinstance(o, MaskedWords) for o in objectives)
                 rows = slice(2 * texts if teach_masked else texts)
                 teacher_views = self._image_tokens.teacher_views(self.model, self.teacher, batch, regions, views)
                 teacher_text = (
@@ -287,15 +283,15 @@ class AlignTask(nn.Module):
             negatives_at=negatives_at,
         )
 
-    def _texts(self, batch: Batch) -> tuple[Tensor, Tensor, int]:
+    def _texts(self, batch: Batch, objectives: Sequence[Objective]) -> tuple[Tensor, Tensor, int]:
         """Rows to encode: the texts, their masked copies and negatives if wanted; and where the negatives begin."""
         ids, mask = batch.token_ids, batch.token_mask
-        if any(objective.wants_masked for objective in self.objectives()):
+        if any(objective.wants_masked for objective in objectives):
             if batch.masked_ids is None:
                 raise UsageError("the recipe masks no words but an objective needs it. Give its Collator a Masking.")
             ids, mask = torch.cat([ids, batch.masked_ids]), torch.cat([mask, mask])
         negatives_at = len(ids)
-        if any(isinstance(o, Match) and o.generated for o in self.objectives()):
+        if any(isinstance(o, Match) and o.generated for o in objectives):
             if batch.negative_ids is None or batch.negative_mask is None:
                 raise UsageError("Match wants generated negatives, the batch has none. Give its Collator negatives=N.")
             ids, mask = torch.cat([ids, batch.negative_ids]), torch.cat([mask, batch.negative_mask])
