@@ -71,6 +71,19 @@ def test_the_two_ways_of_counting_differ(decoder):
     assert not torch.allclose(right, original, atol=1e-3)
 
 
+def test_a_prior_adds_to_the_log_probabilities_of_the_kept_candidates(decoder):
+    states, mask = questions()
+    plain, _ = rank_answers(decoder, states, mask, *padded(), 3)
+    prior = torch.randn(3, 7, generator=torch.Generator().manual_seed(1))
+    prior.scatter_(1, plain[:, -1:], 50.0)
+    order, probability = rank_answers(decoder, states, mask, *padded(), 3, prior_QC=prior)
+    assert order[:, 0].tolist() == plain[:, 2].tolist()
+    for q in range(3):
+        assert set(order[q].tolist()) == set(plain[q].tolist())
+        whole = torch.tensor([sum(log_probabilities(decoder, CANDIDATES[c], q)) for c in order[q].tolist()])
+        torch.testing.assert_close(probability[q], (whole + prior[q, order[q]]).softmax(0), rtol=1e-4, atol=1e-5)
+
+
 def test_a_damaged_question_is_refused_whichever_way_it_is_answered(decoder):
     states, mask = questions()
     states[1] = float("nan")

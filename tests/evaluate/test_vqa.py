@@ -18,6 +18,7 @@ from wordregion.errors import UsageError
 from wordregion.evaluate.vqa import _parts, evaluate_vqa, written
 from wordregion.models.questions import encode_distinct
 from wordregion.models.zoo import albef_tiny, for_questions
+from wordregion.nn.word_prior import WordPrior
 
 TOKENIZER = Tokenizer("scenes")
 COLLATOR = SentenceCollator(TOKENIZER, answers=TOKENIZER)
@@ -124,6 +125,26 @@ def test_generation_and_the_original_ranking_have_names_of_their_own():
     assert "raw/greedy/exact" in run(candidates=None).metrics
     assert "finetuned_on_x/beam3/exact" in run(candidates=None, beams=3, protocol="finetuned_on_x").metrics
     assert "raw/rank_k26_original/exact" in run(k=100, candidates=ANSWERS[:26], original_behaviour=True).metrics
+
+
+def test_what_the_photo_tells_of_words_is_added_and_named():
+    model, wanted = tiny_model(), [*ANSWERS[:9]]
+    images = torch.stack([EvalTransform(32)(Asked()[i]).images[0] for i in range(9)])
+    with torch.no_grad():
+        summary = model.eval().encode_image(images)[:, 0]
+    plain = run(model=model)
+    said = [TOKENIZER([answer]).ids[0, 1:-1].tolist() for answer in wanted]
+    model.heads["prior"] = WordPrior(model.vision.width, TOKENIZER.vocab_size).fit(summary.repeat(999, 1), said * 999)
+    result = run(model=model, k=len(ANSWERS))
+    assert "raw/rank_k5/exact" in plain.metrics
+    assert f"raw/rank_k{len(ANSWERS)}+prior/exact" in result.metrics
+    for i in range(9):  # the tokens of an answer to each photo are likelier with that photo than elsewhere
+        own = model.heads["prior"](summary)[:, said[i]].mean(1)
+        assert own[i] > own.mean()
+    model.heads["prior"].weight *= 100
+    assert sum(map(str.__eq__, run(model=model, k=len(ANSWERS)).predictions, wanted)) > sum(
+        map(str.__eq__, plain.predictions, wanted)
+    )
 
 
 def test_batch_size_changes_nothing():

@@ -10,6 +10,7 @@ from wordregion.errors import CheckpointError
 from wordregion.models.report import resize_positions
 from wordregion.models.store import build, describe, image_size_of, load_model, save_model, start_from
 from wordregion.models.zoo import albef_tiny, albef_tiny_conv, for_word_regions
+from wordregion.nn.word_prior import WordPrior
 
 TINY = {"width": 32, "vision_layers": 1, "text_layers": 1, "fusion_layers": 2, "embed": 16, "patch": 8}
 
@@ -19,10 +20,16 @@ def model(seed=0, image_size=32, **more):
     return albef_tiny(40, image_size=image_size, **TINY, **more)
 
 
+def with_prior(found):
+    found.heads["prior"] = WordPrior(32, 40).fit(torch.randn(6, 32), [[7], [8, 9], [7], [39], [8], [7]])
+    return found
+
+
 MADE = [
     model,
     lambda: albef_tiny_conv(40, 32, width=32, embed=16),
     lambda: for_word_regions(model(), embed=24, dropout=0.2),
+    lambda: with_prior(model()),
 ]
 
 

@@ -76,6 +76,7 @@ def test_one_step_moves_all_but_the_image_encoder(places, text_only):
         assert all(p.grad is None for p in model.vision.parameters())
         blind = text_only and recipe.name == "vqa_small"
         assert (model.fusion.layers[0].cross.kv.weight.grad is None) == blind
+        assert ("prior" in model.heads) == (recipe.name == "vqa_small" and not text_only)
 
 
 def test_questions_go_on_with_photos_where_a_run_without_ended(places, tmp_path):

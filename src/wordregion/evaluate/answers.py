@@ -26,6 +26,7 @@ def rank_answers(
     mask_CM: Bool[Tensor, "C M"],
     k: int,
     original_behaviour: bool = False,
+    prior_QC: Float[Tensor, "Q C"] | None = None,
 ) -> tuple[Int[Tensor, "Q K"], Float[Tensor, "Q K"]]:
     """The best candidates of each question and their probabilities among the K, best first (ALBEF's code).
 
@@ -40,6 +41,7 @@ def rank_answers(
         mask_CM: True at real tokens.
         k: candidates kept for each question; all if there are fewer.
         original_behaviour: count the first token twice, as ALBEF's code does.
+        prior_QC: added to the log-probabilities by which the K are ordered, for example of a `WordPrior`.
 
     Returns:
         indices of candidates and probabilities (0 to 1, summing to 1 over the K).
@@ -65,6 +67,8 @@ def rank_answers(
         wanted = ids[row[part], position[part] + 2]
         rest.index_add_(0, row[part], logits_NV.log_softmax(-1).gather(1, wanted[:, None])[:, 0])
     total_QK = first_QK * (2 if original_behaviour else 1) + rest.view(questions, k)
+    if prior_QC is not None:
+        total_QK = total_QK + prior_QC.gather(1, chosen_QK)
     require_finite(total_QK, "log-probabilities")
     probability, order = total_QK.softmax(1).sort(dim=1, descending=True, stable=True)
     return chosen_QK.gather(1, order), probability

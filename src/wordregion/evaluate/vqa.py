@@ -20,7 +20,7 @@ from wordregion.evaluate.common import check_request, evaluating, over_batches
 from wordregion.evaluate.vqa_accuracy import normalise, vqa_accuracy
 from wordregion.evaluate.wups import wordnet_similarity, wups
 from wordregion.models.fusion import FusionModel
-from wordregion.models.questions import answer_decoder, encode_distinct, encode_questions
+from wordregion.models.questions import answer_decoder, encode_distinct, encode_questions, word_prior
 from wordregion.schema import Batch, Dataset
 
 WUPS = (0.9, 0.0)
@@ -105,6 +105,10 @@ def evaluate_vqa(
     ``human_answers``), ``WUPS@0.9`` and ``WUPS@0.0`` (with `wordnet`). Where targets have a ``kind``, the first of
     ``accuracy`` and ``exact`` is given for each kind too, as ``exact_binding``.
 
+    Where the model has a `WordPrior`, its head ``prior``, that adds to the log-probabilities of ranked candidates, and
+    the measures are named ``rank_k128+prior``. Were the decoder's P(answer | question) alone, and image and question
+    independent given the answer, this would be Bayes' rule; a decoder that looks counts the image twice.
+
     Args:
         model: with an ``answer`` head; in any mode, which is restored.
         dataset: read once; without answers there are predictions and no metrics.
@@ -146,7 +150,7 @@ def evaluate_vqa(
         else:
             k = min(k, len(candidates))
             answer = _ranker(model, collator.answers, candidates, k, original_behaviour, where)
-            way = f"rank_k{k}" + ("_original" if original_behaviour else "")
+            way = f"rank_k{k}" + ("_original" if original_behaviour else "") + ("+prior" if word_prior(model) else "")
         rows = over_batches(
             lambda found: _rows(found, answer(found)),
             dataset,
@@ -193,12 +197,14 @@ def _ranker(
 ) -> Callable[[Batch], list[str]]:
     encoded = tokenizer(list(candidates))
     ids, mask = encoded.ids.to(device), encoded.mask.to(device)
-    decoder = answer_decoder(model)
+    decoder, prior = answer_decoder(model), word_prior(model)
 
     @torch.no_grad()
     def answer(batch: Batch) -> list[str]:
-        question = encode_questions(model, batch, encode_distinct(model, batch.image))
-        best, _ = rank_answers(decoder, question, batch.token_mask, ids, mask, k, original_behaviour)
+        image = encode_distinct(model, batch.image)
+        question = encode_questions(model, batch, image)
+        known = None if prior is None else prior.answers(image[:, 0], ids, mask)[batch.text_image]
+        best, _ = rank_answers(decoder, question, batch.token_mask, ids, mask, k, original_behaviour, known)
         return [candidates[index] for index in best[:, 0].tolist()]
 
     return answer

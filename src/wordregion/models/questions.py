@@ -9,6 +9,7 @@ from torch import Tensor
 
 from wordregion.models.fusion import FusionModel
 from wordregion.nn.decoder import AnswerDecoder
+from wordregion.nn.word_prior import WordPrior
 from wordregion.schema import Batch
 
 
@@ -30,3 +31,10 @@ def answer_decoder(model: FusionModel) -> AnswerDecoder:
     decoder = model.heads["answer"]
     assert isinstance(decoder, AnswerDecoder)
     return decoder
+
+
+def word_prior(model: FusionModel) -> WordPrior | None:
+    """The model's head ``prior``, if it has one."""
+    prior = dict(model.heads.items()).get("prior")
+    assert prior is None or isinstance(prior, WordPrior)
+    return prior

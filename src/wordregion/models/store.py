@@ -32,6 +32,7 @@ from wordregion.nn.pair_fusion import PairFusion
 from wordregion.nn.text import TextEncoder
 from wordregion.nn.vision import TimmVision
 from wordregion.nn.weights import read_weights
+from wordregion.nn.word_prior import WordPrior
 from wordregion.nn.word_region import WordRegionHead
 
 WEIGHTS, STRUCTURE = "model.safetensors", "model.json"
@@ -107,6 +108,10 @@ PARTS: dict[str, Part] = {
         lambda given, text: WordRegionHead(**given),
     ),
     "MaskHead": Part(lambda head: {"eps": head.norm.eps}, lambda given, text: MaskHead(text.word_embeddings, **given)),
+    "WordPrior": Part(
+        lambda head: {"width": head.weight.shape[1], "vocab": head.weight.shape[0]},
+        lambda given, text: WordPrior(**given),
+    ),
     "AnswerDecoder": Part(
         _decoder,
         lambda given, text: AnswerDecoder(copy.deepcopy(text.body.embeddings), **given),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from wordregion.data.blank import Blank
 from wordregion.data.datasets.daquar import Daquar
@@ -27,11 +28,13 @@ from wordregion.evaluate.nlvr import evaluate_nlvr
 from wordregion.evaluate.vqa import Vqa, evaluate_vqa
 from wordregion.models.components import on_components
 from wordregion.models.fusion import FusionModel
+from wordregion.models.questions import encode_distinct
 from wordregion.models.store import image_size_of, load_model
 from wordregion.models.zoo import for_entailment, for_questions, for_statements
+from wordregion.nn.word_prior import WordPrior
 from wordregion.recipes.flickr_small import FUSION_LAYERS, KERAS_MEAN, KERAS_STD
 from wordregion.recipes.recipe import AdamW, Data, Evaluation, Recipe, Run, TaskSettings
-from wordregion.schema import Dataset
+from wordregion.schema import Batch, Dataset
 from wordregion.tasks.answer import Answer
 from wordregion.tasks.classify import Classify
 
@@ -86,7 +89,8 @@ def vqa_small(
 
     Of a photo the model sees few principal components alone, of crops and mirror images: it would learn 635 photos by
     heart otherwise. It learns best to look after it has learnt to read: first with `text_only`, then from that run with
-    photos.
+    photos. What the summaries alone tell of words, the same for all questions about a photo, is fitted before it begins
+    to look (`WordPrior`).
 
     Args:
         start: run of `flickr_small`, or one of this recipe with `text_only`, which then goes on with photos.
@@ -107,10 +111,12 @@ def vqa_small(
         return SentenceCollator(Tokenizer(vocab, max_tokens=25), answers=Tokenizer(vocab, max_tokens=20, clean=False))
 
     def answering(begun: FusionModel) -> FusionModel:
-        if "answer" in begun.heads:
-            return begun
-        seeing = _on_components(begun, components, source("train"), plain, collator())
-        return for_questions(seeing, layers=2)
+        if "answer" not in begun.heads:
+            begun = for_questions(_on_components(begun, components, source("train"), plain, collator()), layers=2)
+        if not text_only and "prior" not in begun.heads:
+            summary, words = _seen_and_said(begun, source("train"), plain, collator())
+            begun.heads["prior"] = WordPrior(begun.vision.width, begun.text.vocab_size).fit(summary, words)
+        return begun
 
     def evaluate(model: FusionModel, *given: Any, k: int = 128, **settings: Any) -> Vqa:
         """Ranks the answers of the training part."""
@@ -172,17 +178,25 @@ def _on_components(
 ) -> FusionModel:
     """The model on the principal components of photos of a data set (`PHOTOS` records, evenly spaced)."""
     few = Subset(dataset, range(0, len(dataset), max(1, len(dataset) // PHOTOS)))
-    with evaluating(model) as device, torch.no_grad():
-        rows = over_batches(
-            lambda batch: model.encode_image(batch.image)[:, 0].tolist(),
-            few,
-            transform,
-            collator,
-            batch=16,
-            device=device,
-            title="photos",
-        )
-    return on_components(model, torch.tensor(rows), components)
+    return on_components(model, _seen_and_said(model, few, transform, collator)[0], components)
+
+
+def _seen_and_said(
+    model: FusionModel, dataset: Dataset, transform: EvalTransform, collator: SentenceCollator
+) -> tuple[Tensor, list[list[int]]]:
+    """For each question the summary of its photo, and the ids of its words and of its answers'."""
+
+    @torch.no_grad()
+    def rows(batch: Batch) -> list[tuple[list[float], list[int]]]:
+        words = [ids[real].tolist() for ids, real in zip(batch.token_ids, batch.token_mask, strict=True)]
+        answers = (batch.target[name] for name in ("answer_text", "answer_ids", "answer_mask"))
+        for question, ids, real in zip(*answers, strict=True):
+            words[question] += ids[real].tolist()
+        return list(zip(encode_distinct(model, batch.image)[:, 0].tolist(), words, strict=True))
+
+    with evaluating(model) as device:
+        found = over_batches(rows, dataset, transform, collator, batch=16, device=device, title="questions' photos")
+    return torch.tensor([summary for summary, _ in found]), [words for _, words in found]
 
 
 def _small(
