@@ -195,7 +195,7 @@ def _seen_and_said(
         return list(zip(encode_distinct(model, batch.image)[:, 0].tolist(), words, strict=True))
 
     with evaluating(model) as device:
-        found = over_batches(rows, dataset, transform, collator, batch=16, device=device, title="questions' photos")
+        found = over_batches(rows, dataset, transform, collator, batch=32, device=device, title="questions' photos")
     return torch.tensor([summary for summary, _ in found]), [words for _, words in found]
 
 
