@@ -19,6 +19,7 @@ from wordregion.engine import trainer
 from wordregion.engine.checkpoint import checkpoints
 from wordregion.engine.trainer import Interrupt, train
 from wordregion.errors import CheckpointError, DataError, UsageError, WordregionError
+from wordregion.models.fusion import FusionModel
 from wordregion.objectives import MaskedWords
 from wordregion.schema import Sample
 from wordregion.tasks.align import Align
@@ -129,6 +130,20 @@ def test_another_model_does_not_fit(copy: Path) -> None:
 def test_a_resumed_run_keeps_batch_and_seed(copy: Path, changed: dict) -> None:
     with pytest.raises(UsageError, match=f"--{next(iter(changed))}"):
         train(tiny_recipe(**({"steps": 4} | changed)), copy, resume=True)
+
+
+def test_a_model_is_prepared_before_the_first_step_alone(tmp_path: Path) -> None:
+    prepared: list[int] = []
+
+    def prepare(model: FusionModel) -> None:
+        prepared.append(1)
+        with torch.no_grad():
+            model.image_proj.weight.fill_(0.5)
+
+    result = train(replace(tiny_recipe(steps=1), prepare=prepare), tmp_path)
+    assert (result.task.teacher.image_proj.weight - 0.5).abs().max() < 0.1
+    train(replace(tiny_recipe(steps=2), prepare=prepare), tmp_path, resume=True)
+    assert len(prepared) == 1
 
 
 def test_a_used_folder_and_an_empty_one(done: Path, tmp_path: Path) -> None:

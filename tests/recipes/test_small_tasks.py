@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from wordregion.data.loader import StepLoader
-from wordregion.data.tokens import SPECIAL
+from wordregion.data.tokens import SPECIAL, Tokenizer
 from wordregion.engine.optim import freeze, parameter_groups
 from wordregion.models.store import save_model
 from wordregion.models.zoo import albef_tiny_conv
@@ -98,6 +98,24 @@ def test_questions_go_on_with_photos_where_a_run_without_ended(places, tmp_path)
         task = recipe.task.build(model).eval()
         losses.append(task(given, task.counts(given)).loss)
     torch.testing.assert_close(losses[0], losses[1])  # photos change nothing before the first step
+
+
+def test_what_photos_tell_of_words_is_fitted_before_the_first_step(places):
+    recipe = list(recipes(places))[1]
+    model = recipe.model()
+    prior = model.heads["prior"]
+    assert not prior.rate.any()
+    recipe.prepare(model)
+    tokens = Tokenizer(places / "vocab.txt")
+    table, dog, cat = (int(tokens([word]).ids[0, 1]) for word in ("table", "dog", "cat"))
+    known = [1 / 3, 2 / 3, 0]  # of three questions; a fourth is held out
+    assert prior.rate[[table, dog, cat]].tolist() == pytest.approx(known)
+    photos = [recipe.data.eval_transform(recipe.data.train()[i]).images[0] for i in (0, 2)]
+    with torch.no_grad():
+        red, dark = prior(model.eval().encode_image(torch.stack(photos))[:, 0])
+    assert red[table] > dark[table]
+    assert red[dog] < dark[dog]
+    assert list(recipes(places, text_only=True))[1].prepare is None
 
 
 def test_the_evaluations_run(places):

@@ -109,6 +109,8 @@ def train(recipe: Recipe, out: Path, resume: bool = False) -> TrainResult:
     device = torch.device(run.device) if run.device else comm.device()
     _seed(run.seed)
     model = built(recipe)
+    if recipe.prepare is not None and not resume:
+        recipe.prepare(model)
     optim.freeze(model, recipe.optim)
     task: Any = recipe.task.build(model).to(device).train()
     parallel = Parallel(task, task.blocks(), run.parallel, run.compile, run.checkpoint_activations)

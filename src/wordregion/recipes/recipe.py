@@ -185,6 +185,8 @@ class Recipe:
         run: and how.
         evaluation: how a trained model is measured on ``data.evaluate``.
         plateau: when to measure it while it trains, and what follows; never if None.
+        prepare: changes the values of a new run's model before its first step, where that is work; a resumed or
+            evaluated run has them in its weights. None = nothing.
         source: the recipe function, ``"name"`` or ``"file.py:function"``; set by the command line.
         arguments: with which it was called; set by the command line.
     """
@@ -197,6 +199,7 @@ class Recipe:
     run: Run
     evaluation: Evaluation = evaluate_retrieval
     plateau: Plateau | None = None
+    prepare: Callable[[Any], None] | None = None
     source: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
@@ -210,6 +213,7 @@ class Recipe:
             "run": (isinstance(self.run, Run), "a Run"),
             "evaluation": (callable(self.evaluation), "a function"),
             "plateau": (self.plateau is None or isinstance(self.plateau, Plateau), "a Plateau or None"),
+            "prepare": (self.prepare is None or callable(self.prepare), "a function of the model, or None"),
         }
         for part, (fits, what) in wanted.items():
             if not fits:

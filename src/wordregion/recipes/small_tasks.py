@@ -28,7 +28,7 @@ from wordregion.evaluate.nlvr import evaluate_nlvr
 from wordregion.evaluate.vqa import Vqa, evaluate_vqa
 from wordregion.models.components import on_components
 from wordregion.models.fusion import FusionModel
-from wordregion.models.questions import encode_distinct
+from wordregion.models.questions import encode_distinct, word_prior
 from wordregion.models.store import image_size_of, load_model
 from wordregion.models.zoo import for_entailment, for_questions, for_statements
 from wordregion.nn.word_prior import WordPrior
@@ -114,9 +114,13 @@ def vqa_small(
         if "answer" not in begun.heads:
             begun = for_questions(_on_components(begun, components, source("train"), plain, collator()), layers=2)
         if not text_only and "prior" not in begun.heads:
-            summary, words = _seen_and_said(begun, source("train"), plain, collator())
-            begun.heads["prior"] = WordPrior(begun.vision.width, begun.text.vocab_size).fit(summary, words)
+            begun.heads["prior"] = WordPrior(begun.vision.width, begun.text.vocab_size)
         return begun
+
+    def fit_prior(model: FusionModel) -> None:
+        prior = word_prior(model)
+        assert prior is not None
+        prior.fit(*_seen_and_said(model, source("train"), plain, collator()))
 
     def evaluate(model: FusionModel, *given: Any, k: int = 128, **settings: Any) -> Vqa:
         """Ranks the answers of the training part."""
@@ -140,7 +144,12 @@ def vqa_small(
         # keys and values of photos start at 0, and stay there for a run that goes on with photos
         freeze=("vision.", "text.", *((f"{name}kv." for name in looking) if text_only else ())),
     )
-    return replace(recipe, data=replace(recipe.data, transform=Blank(crops) if text_only else crops), optim=optim)
+    return replace(
+        recipe,
+        data=replace(recipe.data, transform=Blank(crops) if text_only else crops),
+        optim=optim,
+        prepare=None if text_only else fit_prior,
+    )
 
 
 def nlvr_small(
