@@ -110,7 +110,7 @@ def train(recipe: Recipe, out: Path, resume: bool = False) -> TrainResult:
     _seed(run.seed)
     model = built(recipe)
     if recipe.prepare is not None and not resume:
-        recipe.prepare(model)
+        recipe.prepare(model.to(device))
     optim.freeze(model, recipe.optim)
     task: Any = recipe.task.build(model).to(device).train()
     parallel = Parallel(task, task.blocks(), run.parallel, run.compile, run.checkpoint_activations)

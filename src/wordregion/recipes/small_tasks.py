@@ -113,7 +113,7 @@ def vqa_small(
     def answering(begun: FusionModel) -> FusionModel:
         if "answer" not in begun.heads:
             begun = for_questions(_on_components(begun, components, source("train"), plain, collator()), layers=2)
-        if not text_only and "prior" not in begun.heads:
+        if not text_only:  # a new run fits it
             begun.heads["prior"] = WordPrior(begun.vision.width, begun.text.vocab_size)
         return begun
 
