@@ -131,17 +131,19 @@ def test_what_the_photo_tells_of_words_is_added_and_named():
     model, wanted = tiny_model(), [*ANSWERS[:9]]
     images = torch.stack([EvalTransform(32)(Asked()[i]).images[0] for i in range(9)])
     with torch.no_grad():
-        summary = model.eval().encode_image(images)[:, 0]
+        summary = torch.stack([model.eval().encode_image(seen)[:, 0] for seen in (images, images.flip(-1))]).mean(0)
     plain = run(model=model)
     said = [TOKENIZER([answer]).ids[0, 1:-1].tolist() for answer in wanted]
-    model.heads["prior"] = WordPrior(model.vision.width, TOKENIZER.vocab_size).fit(summary.repeat(999, 1), said * 999)
+    words = {word for ids in said for word in ids}
+    prior = WordPrior(model.vision.width, 9, len(words)).fit(words, summary, said)
+    model.heads["prior"] = prior
     result = run(model=model, k=len(ANSWERS))
     assert "raw/rank_k5/exact" in plain.metrics
     assert f"raw/rank_k{len(ANSWERS)}+prior/exact" in result.metrics
     for i in range(9):  # the tokens of an answer to each photo are likelier with that photo than elsewhere
-        own = model.heads["prior"](summary)[:, said[i]].mean(1)
+        own = prior(summary)[:, torch.isin(prior.word, torch.tensor(said[i]))].mean(1)
         assert own[i] > own.mean()
-    model.heads["prior"].weight *= 100
+    prior.weight *= 100
     assert sum(map(str.__eq__, run(model=model, k=len(ANSWERS)).predictions, wanted)) > sum(
         map(str.__eq__, plain.predictions, wanted)
     )
@@ -193,11 +195,16 @@ def test_a_collator_or_model_without_answers_is_refused():
 
 def test_a_photo_with_several_questions_in_a_row_is_encoded_once(monkeypatch):
     model, data, sizes = tiny_model(), Asked(size=2), []
-    image, encode = torch.stack([EvalTransform(32)(data[i]).images[0] for i in range(2)]), model.encode_image
-    monkeypatch.setattr(model, "encode_image", lambda found: sizes.append(len(found)) or encode(found))
+    image, encode = torch.stack([EvalTransform(32)(data[i]).images[0] for i in range(2)]), model.vision.whole
+    monkeypatch.setattr(model.vision, "whole", lambda found: sizes.append(len(found)) or encode(found))
     row = torch.tensor([0, 0, 0, 1, 0])
-    torch.testing.assert_close(encode_distinct(model, image[row]), encode(image)[row])
-    assert sizes == [3]
+    tokens, summary = encode_distinct(model, image[row])
+    torch.testing.assert_close(tokens, encode(image)[row])
+    torch.testing.assert_close(summary, encode(image)[row, 0])
+    model.heads["prior"] = WordPrior(model.vision.width, 2, 1)
+    _, summary = encode_distinct(model, image[row])
+    torch.testing.assert_close(summary, (encode(image) + encode(image.flip(-1)))[row, 0] / 2)
+    assert sizes == [3, 3, 3]  # the last are mirror images
 
 
 def process(rank, file, out):

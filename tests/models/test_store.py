@@ -21,7 +21,7 @@ def model(seed=0, image_size=32, **more):
 
 
 def with_prior(found):
-    found.heads["prior"] = WordPrior(32, 40).fit(torch.randn(6, 32), [[7], [8, 9], [7], [39], [8], [7]])
+    found.heads["prior"] = WordPrior(32, 4, 2).fit([39, 7], torch.randn(4, 32), [[7], [8, 9], [7], [39]])
     return found
 
 

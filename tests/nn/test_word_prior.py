@@ -6,68 +6,78 @@ import pytest
 import torch
 
 from wordregion.errors import UsageError
-from wordregion.nn import word_prior
-from wordregion.nn.word_prior import FLOOR, WordPrior
+from wordregion.nn.word_prior import FLOOR, NOISE, WordPrior
 
-CLS, SEP, SOFA, SINK, RED = range(5)
-
-
-def rooms(texts: int = 6000) -> tuple[torch.Tensor, list[list[int]]]:
-    """Living rooms (1, 0) whose every second text names a sofa, bathrooms (-1, 0) whose every fourth names a sink."""
-    summary = torch.tensor([[1.0, 0.0], [-1.0, 0.0]]).repeat(texts // 2, 1)
-    said = [[SOFA] if turn % 2 else [RED] for turn in range(texts // 2)]
-    washed = [[SINK, SINK] if turn % 4 == 3 else [RED] for turn in range(texts // 2)]
-    return summary, [words for pair in zip(said, washed, strict=True) for words in pair]
+CLS, SEP, SOFA, SINK, RED, DOOR, LAMP = range(7)
+WORDS = (SOFA, SINK, RED, DOOR)
+SUMMARY = torch.tensor([[0.0, 0.0], [0.0, 1.0], [9.0, 0.0], [9.0, 1.0]])
+SAID = [[SOFA, SOFA, LAMP], [SOFA, RED], [SINK], [SINK, RED]]
 
 
-def test_without_shrinking_it_is_the_ratio_of_frequencies(monkeypatch):
-    monkeypatch.setattr(word_prior, "RIDGE", 1e-6)
-    prior = WordPrior(2, 5).fit(*rooms())
-    torch.testing.assert_close(prior.rate, torch.tensor([0, 0, 0.25, 0.125, 0.625]))
-    living, bath = prior(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
-    assert float(living[SOFA]) == pytest.approx(math.log((0.5 + FLOOR) / (0.25 + FLOOR)), abs=1e-5)
-    assert float(living[SINK]) == pytest.approx(math.log(FLOOR / (0.125 + FLOOR)), abs=1e-4)
-    assert float(bath[SINK]) == pytest.approx(math.log((0.25 + FLOOR) / (0.125 + FLOOR)), abs=1e-5)
-    assert float(living[CLS]) == 0  # a word that no text holds
+def rooms() -> WordPrior:
+    """Two living rooms and, far from them, two bathrooms."""
+    return WordPrior(2, 4, 4).fit(WORDS, SUMMARY, SAID)
 
 
-def test_it_is_shrunk_as_by_so_many_texts_that_deviate_from_nothing():
-    """6,000 texts beside RIDGE: along the one direction that varies, 6,000 / (6,000 + RIDGE x half the spread)."""
-    prior = WordPrior(2, 5).fit(*rooms())
-    kept = 6000 / (6000 + word_prior.RIDGE / 2)  # the spread is the mean of 1 and 0
-    assert float(prior.weight[SOFA, 0]) == pytest.approx(0.25 * kept, rel=1e-5)
-    assert prior.weight[:, 1].abs().max() == 0
+def test_it_is_kernel_ridge_regression_of_what_is_said():
+    """Worked for two images at distance 1 (the median): the kernel is [[1, e], [e, 1]] with e = 1/e."""
+    prior = WordPrior(1, 2, 1).fit([SOFA], torch.tensor([[0.0], [1.0]]), [[SOFA], []])
+    e = math.exp(-1)
+    weight = 0.5 / (1 + NOISE - e)  # of deviations +1/2 and -1/2, an eigenvector
+    assert prior.weight.flatten().tolist() == pytest.approx([weight, -weight])
+    rate = 0.5 + weight * (1 - e)
+    wanted = [math.log((r + FLOOR) / (0.5 + FLOOR)) for r in (rate, 1 - rate, 0.5, 0.5)]
+    seen = torch.tensor([[0.0], [1.0], [0.5], [50.0]])
+    assert prior(seen).flatten().tolist() == pytest.approx(wanted, abs=1e-6)
+
+
+def test_a_word_is_likelier_where_like_images_have_it():
+    living, bath, far = rooms()(torch.tensor([[0.0, 0.5], [9.0, 0.5], [500.0, 0.0]]))
+    sofa, sink, red, door = range(4)
+    assert living[sofa] > 0.3
+    assert living[sink] < -1
+    assert bath[sink] > 0.3
+    assert abs(float(living[red])) < 0.1  # a half of either
+    assert float(living[door]) == 0  # a word of no text
+    assert far.abs().max() == 0  # like none of them
+
+
+def test_repetition_and_order_do_not_matter():
+    turned = WordPrior(2, 4, 4).fit(WORDS[::-1], SUMMARY.flip(0), [[*ids, *ids] for ids in SAID[::-1]])
+    seen = torch.randn(5, 2) * 5
+    torch.testing.assert_close(turned(seen), rooms()(seen))
 
 
 def test_the_scale_and_place_of_summaries_do_not_matter():
-    summary, words = rooms()
     seen = torch.randn(4, 2)
-    near = WordPrior(2, 5).fit(summary, words)(seen)
-    far = WordPrior(2, 5).fit(100 * summary + 7, words)(100 * seen + 7)
-    torch.testing.assert_close(near, far, atol=1e-4, rtol=1e-4)
+    far = WordPrior(2, 4, 4).fit(WORDS, 100 * SUMMARY + 7, SAID)(100 * seen + 7)
+    torch.testing.assert_close(rooms()(seen), far, atol=1e-4, rtol=1e-4)
 
 
 def test_an_answer_is_the_mean_of_its_words_between_the_marks():
-    prior = WordPrior(2, 5).fit(*rooms())
-    ids = torch.tensor([[CLS, SOFA, SEP, SEP], [CLS, SOFA, SINK, SEP], [CLS, SEP, CLS, CLS]])
-    mask = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 0, 0]]).bool()
+    prior = rooms()
+    ids = torch.tensor([[CLS, SOFA, SEP, SEP], [CLS, SOFA, SINK, SEP], [CLS, LAMP, RED, SEP], [CLS, SEP, CLS, CLS]])
+    mask = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 0, 0]]).bool()
     summary = torch.tensor([[1.0, 0.0], [0.3, 2.0]])
-    lift = prior(summary)
-    wanted = torch.stack([lift[:, SOFA], (lift[:, SOFA] + lift[:, SINK]) / 2, torch.zeros(2)], dim=1)
+    sofa, sink, red, _ = prior(summary).T
+    wanted = torch.stack([sofa, (sofa + sink) / 2, red / 2, torch.zeros(2)], dim=1)  # it does not tell of lamps
     torch.testing.assert_close(prior.answers(summary, ids, mask), wanted)
 
 
-def test_nothing_of_it_is_trained():
-    assert not list(WordPrior(2, 5).parameters())
+def test_before_it_is_fitted_it_tells_nothing():
+    prior = WordPrior(2, 4, 4)
+    assert not prior(torch.randn(3, 2)).any()
+    assert not list(prior.parameters())
 
 
 @pytest.mark.parametrize(
-    ("summary", "words", "message"),
+    ("words", "summary", "said", "message"),
     [
-        (torch.ones(3, 2), [[SOFA], [SINK], [RED]], "same summary"),
-        (torch.eye(2), [[], []], "no text"),
+        (WORDS, torch.ones(4, 2), SAID, "same summary"),
+        (WORDS, SUMMARY[:3], SAID[:3], "3 images and 4 words; it was made for 4 images and 4 words"),
+        (WORDS[:2], SUMMARY, SAID, "4 images and 2 words"),
     ],
 )
-def test_what_cannot_be_fitted_is_an_error(summary, words, message):
+def test_what_cannot_be_fitted_is_an_error(words, summary, said, message):
     with pytest.raises(UsageError, match=message):
-        WordPrior(2, 5).fit(summary, words)
+        WordPrior(2, 4, 4).fit(words, summary, said)

@@ -11,6 +11,7 @@ from PIL import Image
 from wordregion.data.loader import StepLoader
 from wordregion.data.tokens import SPECIAL, Tokenizer
 from wordregion.engine.optim import freeze, parameter_groups
+from wordregion.models.questions import encode_distinct
 from wordregion.models.store import save_model
 from wordregion.models.zoo import albef_tiny_conv
 from wordregion.recipes.small_tasks import entail_small, nlvr_small, vqa_small
@@ -107,14 +108,15 @@ def test_what_photos_tell_of_words_is_fitted_before_the_first_step(places):
     assert not prior.rate.any()
     recipe.prepare(model)
     tokens = Tokenizer(places / "vocab.txt")
-    table, dog, cat = (int(tokens([word]).ids[0, 1]) for word in ("table", "dog", "cat"))
-    known = [1 / 3, 2 / 3, 0]  # of three questions; a fourth is held out
-    assert prior.rate[[table, dog, cat]].tolist() == pytest.approx(known)
+    box, dog = (int(tokens([word]).ids[0, 1]) for word in ("box", "dog"))
+    assert prior.word.tolist() == sorted([box, dog])  # of the answers about the two photos that are not held out
+    column = {int(word): number for number, word in enumerate(prior.word)}
+    assert prior.rate[[column[box], column[dog]]].tolist() == pytest.approx([1 / 2, 1])
     photos = [recipe.data.eval_transform(recipe.data.train()[i]).images[0] for i in (0, 2)]
     with torch.no_grad():
-        red, dark = prior(model.eval().encode_image(torch.stack(photos))[:, 0])
-    assert red[table] > dark[table]
-    assert red[dog] < dark[dog]
+        red, dark = prior(encode_distinct(model.eval(), torch.stack(photos))[1])
+    assert red[column[box]] > 0 > dark[column[box]]
+    assert red[column[dog]] == dark[column[dog]] == 0
     assert list(recipes(places, text_only=True))[1].prepare is None
 
 

@@ -201,9 +201,9 @@ def _ranker(
 
     @torch.no_grad()
     def answer(batch: Batch) -> list[str]:
-        image = encode_distinct(model, batch.image)
+        image, summary = encode_distinct(model, batch.image)
         question = encode_questions(model, batch, image)
-        known = None if prior is None else prior.answers(image[:, 0], ids, mask)[batch.text_image]
+        known = None if prior is None else prior.answers(summary, ids, mask)[batch.text_image]
         best, _ = rank_answers(decoder, question, batch.token_mask, ids, mask, k, original_behaviour, known)
         return [candidates[index] for index in best[:, 0].tolist()]
 
@@ -215,7 +215,7 @@ def _generator(model: FusionModel, tokenizer: Tokenizer, beams: int, max_tokens:
 
     @torch.no_grad()
     def answer(batch: Batch) -> list[str]:
-        question = encode_questions(model, batch, encode_distinct(model, batch.image))
+        question = encode_questions(model, batch, encode_distinct(model, batch.image)[0])
         ends = tokenizer.cls_id, tokenizer.sep_id
         found = generate_answers(decoder, question, batch.token_mask, *ends, max_tokens, beams)
         return [written(tokenizer.decode(ids)) for ids in found]

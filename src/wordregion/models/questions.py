@@ -1,6 +1,7 @@
 """Questions about images, encoded once for all their answers; for training and evaluation alike.
 
-Shape letters: T questions, L their tokens, D text width, I images, N image tokens, V image width.
+Shape letters: T questions, L their tokens, D text width, I images, N image tokens, V image width,
+F before `components`.
 """
 
 import torch
@@ -13,11 +14,20 @@ from wordregion.nn.word_prior import WordPrior
 from wordregion.schema import Batch
 
 
-def encode_distinct(model: FusionModel, image_I3HW: Float[Tensor, "I 3 H W"]) -> Float[Tensor, "I N V"]:
-    """Image tokens; an image that follows its like, as one with several questions does in a data set, is not encoded
-    again. For evaluation: alike images get the same tokens."""
+def encode_distinct(
+    model: FusionModel, image_I3HW: Float[Tensor, "I 3 H W"]
+) -> tuple[Float[Tensor, "I N V"], Float[Tensor, "I F"]]:
+    """Image tokens, and summaries at full width; an image that follows its like, as one with several questions does in
+    a data set, is not encoded again. For evaluation: alike images get the same tokens.
+
+    For a model with a `WordPrior`, which compares summaries, they are the means of an image's and its mirror image's.
+    """
     distinct, row_I = torch.unique_consecutive(image_I3HW, dim=0, return_inverse=True)
-    return model.encode_image(distinct)[row_I]
+    whole = model.vision.whole(distinct)
+    summary = whole[:, 0]
+    if word_prior(model) is not None:
+        summary = (summary + model.vision.whole(distinct.flip(-1))[:, 0]) / 2
+    return model.vision.seen(whole)[row_I], summary[row_I]
 
 
 def encode_questions(model: FusionModel, batch: Batch, image_INV: Float[Tensor, "I N V"]) -> Float[Tensor, "T L D"]:

@@ -109,7 +109,7 @@ PARTS: dict[str, Part] = {
     ),
     "MaskHead": Part(lambda head: {"eps": head.norm.eps}, lambda given, text: MaskHead(text.word_embeddings, **given)),
     "WordPrior": Part(
-        lambda head: {"width": head.weight.shape[1], "vocab": head.weight.shape[0]},
+        lambda head: {"width": head.image.shape[1], "images": head.image.shape[0], "words": len(head.word)},
         lambda given, text: WordPrior(**given),
     ),
     "AnswerDecoder": Part(

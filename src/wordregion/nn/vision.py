@@ -1,6 +1,7 @@
 """timm backbones as sequences of tokens.
 
-Shape letters: B images, N tokens (the first is the summary), D width, H and W pixels, C channels and S side of a map.
+Shape letters: B images, N tokens (the first is the summary), D width, H and W pixels, C channels and S side of a map,
+F width before `components`.
 """
 
 from itertools import pairwise, takewhile
@@ -104,9 +105,26 @@ class TimmVision(nn.Module):
 
     def forward(self, image_B3HW: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:
         """Encodes normalised pixels; position 0 of the result is the summary token."""
+        return self.seen(self.whole(image_B3HW))
+
+    def whole(self, image_B3HW: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N F"]:
+        """All tokens of normalised pixels at full width (F), with `components` too."""
         if self.convolutional:
             image_B3HW = image_B3HW.contiguous(memory_format=torch.channels_last)
         return self.tokens_of(self.body.forward_features(image_B3HW))
+
+    def seen(self, whole_BNF: Float[Tensor, "B N F"]) -> Float[Tensor, "B _ D"]:
+        """What `forward` returns, out of what `whole` returned."""
+        if self.components is None:
+            return whole_BNF
+        with torch.autocast(whole_BNF.device.type, enabled=False):  # differences of large numbers
+            seen = self.components(whole_BNF[:, :1].float())
+        return torch.cat([seen, torch.zeros_like(seen)], dim=1)
+
+    @property
+    def full_width(self) -> int:
+        """F."""
+        return self.width if self.components is None else self.components.in_features
 
     def frozen_stages(self) -> list[nn.Module]:
         """The parts of a ResNet that run before the first trained one; none of another backbone."""
@@ -124,13 +142,13 @@ class TimmVision(nn.Module):
         x = map_BCSS.contiguous(memory_format=torch.channels_last)
         for part in self._stages()[len(self.frozen_stages()) :]:
             x = part(x)
-        return self.tokens_of(x)
+        return self.seen(self.tokens_of(x))
 
     def _stages(self) -> list[nn.Module]:
         return [getattr(self.body, name) for name in RESNET] if isinstance(self.body, ResNet) else []
 
-    def tokens_of(self, features: Tensor) -> Float[Tensor, "B N D"]:
-        """Finished features of the backbone, in its own form, as `forward` returns them."""
+    def tokens_of(self, features: Tensor) -> Float[Tensor, "B N F"]:
+        """Finished features of the backbone, in its own form, as `whole` returns them."""
         if features.ndim == 4:
             features = features if self.channels_last else features.permute(0, 2, 3, 1)
             features = features.flatten(1, 2)
@@ -138,11 +156,7 @@ class TimmVision(nn.Module):
             features = torch.cat([features.mean(1, keepdim=True), features], dim=1)
         elif self.prefix_tokens > 1:  # distillation or register tokens are not part of the grid
             features = torch.cat([features[:, :1], features[:, self.prefix_tokens :]], dim=1)
-        if self.components is None:
-            return features
-        with torch.autocast(features.device.type, enabled=False):  # differences of large numbers
-            seen = self.components(features[:, :1].float())
-        return torch.cat([seen, torch.zeros_like(seen)], dim=1)
+        return features
 
     def blocks(self) -> list[nn.Module]:
         """The repeated parts: units of sharding, compilation and activation checkpointing."""

@@ -2,15 +2,18 @@
 
 The image encoder stays frozen and pictures are changed in a few ways at most, so each is encoded a few times at most.
 With ``text_only`` the pictures are empty: what the words alone tell.
+
+Shape letters: R records, F width of a photo's summary.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from wordregion.data.blank import Blank
@@ -37,6 +40,7 @@ from wordregion.recipes.recipe import AdamW, Data, Evaluation, Recipe, Run, Task
 from wordregion.schema import Batch, Dataset
 from wordregion.tasks.answer import Answer
 from wordregion.tasks.classify import Classify
+from wordregion.tasks.image_tokens import AT_ONCE, AT_ONCE_ON_CPU
 
 PHOTOS = 400
 """From so many photos the principal components are computed."""
@@ -89,8 +93,8 @@ def vqa_small(
 
     Of a photo the model sees few principal components alone, of crops and mirror images: it would learn 635 photos by
     heart otherwise. It learns best to look after it has learnt to read: first with `text_only`, then from that run with
-    photos. What the summaries alone tell of words, the same for all questions about a photo, is fitted before it begins
-    to look (`WordPrior`).
+    photos. What the whole summaries tell of the answers' words, the same for all questions about a photo, is fitted
+    before it begins to look (`WordPrior`).
 
     Args:
         start: run of `flickr_small`, or one of this recipe with `text_only`, which then goes on with photos.
@@ -110,17 +114,31 @@ def vqa_small(
     def collator() -> SentenceCollator:
         return SentenceCollator(Tokenizer(vocab, max_tokens=25), answers=Tokenizer(vocab, max_tokens=20, clean=False))
 
+    def answer_words(dataset: Daquar) -> set[int]:
+        return set().union(*_ids(collator().answers, dataset.answers()))
+
     def answering(begun: FusionModel) -> FusionModel:
+        train = source("train")
         if "answer" not in begun.heads:
-            begun = for_questions(_on_components(begun, components, source("train"), plain, collator()), layers=2)
+            few = Subset(train, range(0, len(train), max(1, len(train) // PHOTOS)))
+            begun = on_components(begun, _summaries(begun, few, plain, collator()), components)
+            begun = for_questions(begun, layers=2)
+        if word_prior(begun) is not None:
+            del begun.heads["prior"]
         if not text_only:  # a new run fits it
-            begun.heads["prior"] = WordPrior(begun.vision.width, begun.text.vocab_size)
+            words = len(answer_words(train))
+            begun.heads["prior"] = WordPrior(begun.vision.full_width, len(train.photos()), words)
         return begun
 
     def fit_prior(model: FusionModel) -> None:
-        prior = word_prior(model)
+        train, prior = source("train"), word_prior(model)
         assert prior is not None
-        prior.fit(*_seen_and_said(model, source("train"), plain, collator()))
+        photos = train.photos().values()
+        _, questions, answers = zip(*map(train.words, range(len(train))), strict=True)
+        asked, answered = _ids(collator().tokenizer, questions), _ids(collator().answers, answers)
+        said = [set().union(*(asked[index] | answered[index] for index in about)) for about in photos]
+        seen = Subset(train, [first for first, *_ in photos])
+        prior.fit(answer_words(train), _summaries(model, seen, plain, collator()), said)
 
     def evaluate(model: FusionModel, *given: Any, k: int = 128, **settings: Any) -> Vqa:
         """Ranks the answers of the training part."""
@@ -182,30 +200,27 @@ def nlvr_small(
     )
 
 
-def _on_components(
-    model: FusionModel, components: int, dataset: Dataset, transform: EvalTransform, collator: SentenceCollator
-) -> FusionModel:
-    """The model on the principal components of photos of a data set (`PHOTOS` records, evenly spaced)."""
-    few = Subset(dataset, range(0, len(dataset), max(1, len(dataset) // PHOTOS)))
-    return on_components(model, _seen_and_said(model, few, transform, collator)[0], components)
-
-
-def _seen_and_said(
+def _summaries(
     model: FusionModel, dataset: Dataset, transform: EvalTransform, collator: SentenceCollator
-) -> tuple[Tensor, list[list[int]]]:
-    """For each question the summary of its photo, and the ids of its words and of its answers'."""
+) -> Float[Tensor, "R F"]:
+    """The summary, at full width, of each record's photo."""
 
     @torch.no_grad()
-    def rows(batch: Batch) -> list[tuple[list[float], list[int]]]:
-        words = [ids[real].tolist() for ids, real in zip(batch.token_ids, batch.token_mask, strict=True)]
-        answers = (batch.target[name] for name in ("answer_text", "answer_ids", "answer_mask"))
-        for question, ids, real in zip(*answers, strict=True):
-            words[question] += ids[real].tolist()
-        return list(zip(encode_distinct(model, batch.image)[:, 0].tolist(), words, strict=True))
+    def rows(batch: Batch) -> list[list[float]]:
+        return encode_distinct(model, batch.image)[1].tolist()
 
     with evaluating(model) as device:
-        found = over_batches(rows, dataset, transform, collator, batch=32, device=device, title="questions' photos")
-    return torch.tensor([summary for summary, _ in found]), [words for _, words in found]
+        at_once = AT_ONCE_ON_CPU if device.type == "cpu" else AT_ONCE
+        found = over_batches(rows, dataset, transform, collator, batch=at_once, device=device, title="photos")
+    return torch.tensor(found)
+
+
+def _ids(tokenizer: Tokenizer | None, texts: Iterable[str]) -> list[set[int]]:
+    """Of each text the ids of its words."""
+    assert tokenizer is not None
+    encoded = tokenizer(list(texts))
+    marks = {tokenizer.cls_id, tokenizer.sep_id}
+    return [set(ids[real].tolist()) - marks for ids, real in zip(encoded.ids, encoded.mask, strict=True)]
 
 
 def _small(

@@ -59,15 +59,27 @@ class Daquar:
 
     def __getitem__(self, index: int) -> Sample:
         check_index(index, len(self), self.name)
-        where, (line, question, answer) = self.where(index), self._records[index]
+        photo, question, answer = self.words(index)
+        image = self._images.open(photo, self.where(index))
+        line = self._records[index][0]
+        return Sample(f"{self.path.stem}-{line}", (image,), (question,), target={"answers": {answer: 1.0}})
+
+    def words(self, index: int) -> tuple[str, str, str]:
+        """Name of the photo, question and answer; raises `DataError` if one is missing. The photo is not opened."""
+        where, (_, question, answer) = self.where(index), self._records[index]
         found = _NAME.findall(question)
         if not found:
             raise DataError(where, "question", f"names no image: '{question[:60]}'", _REMEDY)
         if not answer:
             raise DataError(where, "answer", "is missing or empty", _REMEDY)
-        image = self._images.open(f"image{found[-1]}{self.suffix}", where)
-        target = {"answers": {answer: 1.0}}
-        return Sample(f"{self.path.stem}-{line}", (image,), (_NAME.sub("image", question),), target=target)
+        return f"image{found[-1]}{self.suffix}", _NAME.sub("image", question), answer
+
+    def photos(self) -> dict[str, list[int]]:
+        """The records about each photo, by its name."""
+        found: dict[str, list[int]] = {}
+        for index in range(len(self)):
+            found.setdefault(self.words(index)[0], []).append(index)
+        return found
 
     def answers(self) -> tuple[str, ...]:
         """Every different answer, the frequent ones first: candidates for ranking."""
