@@ -201,6 +201,17 @@ def test_daquar(rooms):
         data[4]
 
 
+def test_daquars_words_by_photo_need_no_photo(rooms):
+    lines = "what is in image3 ?\nchair\nhow many lamps are in image4 ?\n2\nwhat is left of it in image3 ?\na_bed, sofa"
+    rooms.write_text(lines)
+    data = Daquar(rooms, rooms.parent, "train", suffix=".png")
+    assert data.photos() == {"image3.png": [0, 2], "image4.png": [1]}
+    assert data.words(2) == ("image3.png", "what is left of it in image ?", "a bed, sofa")
+    rooms.write_text(f"{lines}\nwhat is this ?\nsofa")
+    with pytest.raises(DataError, match="line 7, field 'question': names no image"):
+        Daquar(rooms, rooms.parent, "train").photos()
+
+
 def test_daquars_number_beyond_numbers_names_no_image(rooms):
     rooms.write_text(f"what is in image{'1' * 5000} ?\nchair\n{rooms.read_text()}")
     assert len(Daquar(rooms, rooms.parent, "val")) == 1

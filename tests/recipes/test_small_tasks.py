@@ -101,6 +101,13 @@ def test_questions_go_on_with_photos_where_a_run_without_ended(places, tmp_path)
     torch.testing.assert_close(losses[0], losses[1])  # photos change nothing before the first step
 
 
+def test_the_baseline_has_no_prior_though_the_run_before_had_one(places, tmp_path):
+    save_model(list(recipes(places))[1].model(), tmp_path)
+    settings = {"start": tmp_path, "data": places, "vocab": places / "vocab.txt"}
+    assert "prior" in vqa_small(**settings).model().heads
+    assert "prior" not in vqa_small(**settings, text_only=True).model().heads
+
+
 def test_what_photos_tell_of_words_is_fitted_before_the_first_step(places):
     recipe = list(recipes(places))[1]
     model = recipe.model()

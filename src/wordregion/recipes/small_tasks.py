@@ -91,7 +91,7 @@ def vqa_small(
 ) -> Recipe:
     """Questions of DAQUAR about photos of rooms; a fifth of the photos is held out.
 
-    Of a photo the model sees few principal components alone, of crops and mirror images: it would learn 635 photos by
+    Of a photo the model sees few principal components alone, of crops and mirror images: it would learn 628 photos by
     heart otherwise. It learns best to look after it has learnt to read: first with `text_only`, then from that run with
     photos. What the whole summaries tell of the answers' words, the same for all questions about a photo, is fitted
     before it begins to look (`WordPrior`).
