@@ -11,7 +11,7 @@ from PIL import Image
 from wordregion.data.loader import StepLoader
 from wordregion.data.tokens import SPECIAL, Tokenizer
 from wordregion.engine.optim import freeze, parameter_groups
-from wordregion.models.questions import encode_distinct
+from wordregion.models.questions import encode_for_prior
 from wordregion.models.store import save_model
 from wordregion.models.zoo import albef_tiny_conv
 from wordregion.recipes.small_tasks import entail_small, nlvr_small, vqa_small
@@ -121,7 +121,7 @@ def test_what_photos_tell_of_words_is_fitted_before_the_first_step(places):
     assert prior.rate[[column[box], column[dog]]].tolist() == pytest.approx([1 / 2, 1])
     photos = [recipe.data.eval_transform(recipe.data.train()[i]).images[0] for i in (0, 2)]
     with torch.no_grad():
-        red, dark = prior(encode_distinct(model.eval(), torch.stack(photos))[1])
+        red, dark = prior(encode_for_prior(model.eval(), torch.stack(photos))[1])
     assert red[column[box]] > 0 > dark[column[box]]
     assert red[column[dog]] == dark[column[dog]] == 0
     assert list(recipes(places, text_only=True))[1].prepare is None

@@ -20,7 +20,7 @@ from wordregion.evaluate.common import check_request, evaluating, over_batches
 from wordregion.evaluate.vqa_accuracy import normalise, vqa_accuracy
 from wordregion.evaluate.wups import wordnet_similarity, wups
 from wordregion.models.fusion import FusionModel
-from wordregion.models.questions import answer_decoder, encode_distinct, encode_questions, word_prior
+from wordregion.models.questions import answer_decoder, encode_distinct, encode_for_prior, encode_questions, word_prior
 from wordregion.schema import Batch, Dataset
 
 WUPS = (0.9, 0.0)
@@ -201,9 +201,12 @@ def _ranker(
 
     @torch.no_grad()
     def answer(batch: Batch) -> list[str]:
-        image, summary = encode_distinct(model, batch.image)
+        if prior is None:
+            image, known = encode_distinct(model, batch.image), None
+        else:
+            image, summary = encode_for_prior(model, batch.image)
+            known = prior.answers(summary, ids, mask)[batch.text_image]
         question = encode_questions(model, batch, image)
-        known = None if prior is None else prior.answers(summary, ids, mask)[batch.text_image]
         best, _ = rank_answers(decoder, question, batch.token_mask, ids, mask, k, original_behaviour, known)
         return [candidates[index] for index in best[:, 0].tolist()]
 
@@ -215,7 +218,7 @@ def _generator(model: FusionModel, tokenizer: Tokenizer, beams: int, max_tokens:
 
     @torch.no_grad()
     def answer(batch: Batch) -> list[str]:
-        question = encode_questions(model, batch, encode_distinct(model, batch.image)[0])
+        question = encode_questions(model, batch, encode_distinct(model, batch.image))
         ends = tokenizer.cls_id, tokenizer.sep_id
         found = generate_answers(decoder, question, batch.token_mask, *ends, max_tokens, beams)
         return [written(tokenizer.decode(ids)) for ids in found]

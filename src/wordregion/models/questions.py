@@ -14,20 +14,21 @@ from wordregion.nn.word_prior import WordPrior
 from wordregion.schema import Batch
 
 
-def encode_distinct(
+def encode_distinct(model: FusionModel, image_I3HW: Float[Tensor, "I 3 H W"]) -> Float[Tensor, "I N V"]:
+    """Image tokens; an image that follows its like, as one with several questions does in a data set, is not encoded
+    again. For evaluation: alike images get the same tokens."""
+    distinct, row_I = torch.unique_consecutive(image_I3HW, dim=0, return_inverse=True)
+    return model.encode_image(distinct)[row_I]
+
+
+def encode_for_prior(
     model: FusionModel, image_I3HW: Float[Tensor, "I 3 H W"]
 ) -> tuple[Float[Tensor, "I N V"], Float[Tensor, "I F"]]:
-    """Image tokens, and summaries at full width; an image that follows its like, as one with several questions does in
-    a data set, is not encoded again. For evaluation: alike images get the same tokens.
-
-    For a model with a `WordPrior`, which compares summaries, they are the means of an image's and its mirror image's.
-    """
+    """What `encode_distinct` gives, and the summaries that a `WordPrior` compares: at full width, the means of an
+    image's and its mirror image's."""
     distinct, row_I = torch.unique_consecutive(image_I3HW, dim=0, return_inverse=True)
-    whole = model.vision.whole(distinct)
-    summary = whole[:, 0]
-    if word_prior(model) is not None:
-        summary = (summary + model.vision.whole(distinct.flip(-1))[:, 0]) / 2
-    return model.vision.seen(whole)[row_I], summary[row_I]
+    whole, mirrored = model.vision.whole(distinct), model.vision.whole(distinct.flip(-1))
+    return model.vision.seen(whole)[row_I], (whole[:, 0] + mirrored[:, 0])[row_I] / 2
 
 
 def encode_questions(model: FusionModel, batch: Batch, image_INV: Float[Tensor, "I N V"]) -> Float[Tensor, "T L D"]:

@@ -31,7 +31,7 @@ from wordregion.evaluate.nlvr import evaluate_nlvr
 from wordregion.evaluate.vqa import Vqa, evaluate_vqa
 from wordregion.models.components import on_components
 from wordregion.models.fusion import FusionModel
-from wordregion.models.questions import encode_distinct, word_prior
+from wordregion.models.questions import encode_for_prior, word_prior
 from wordregion.models.store import image_size_of, load_model
 from wordregion.models.zoo import for_entailment, for_questions, for_statements
 from wordregion.nn.word_prior import WordPrior
@@ -40,7 +40,7 @@ from wordregion.recipes.recipe import AdamW, Data, Evaluation, Recipe, Run, Task
 from wordregion.schema import Batch, Dataset
 from wordregion.tasks.answer import Answer
 from wordregion.tasks.classify import Classify
-from wordregion.tasks.image_tokens import AT_ONCE, AT_ONCE_ON_CPU
+from wordregion.tasks.image_tokens import at_once
 
 PHOTOS = 400
 """From so many photos the principal components are computed."""
@@ -121,13 +121,14 @@ def vqa_small(
         train = source("train")
         if "answer" not in begun.heads:
             few = Subset(train, range(0, len(train), max(1, len(train) // PHOTOS)))
-            begun = on_components(begun, _summaries(begun, few, plain, collator()), components)
+            summary = _over_photos(lambda image: begun.encode_image(image)[:, 0], begun, few, plain, collator())
+            begun = on_components(begun, summary, components)
             begun = for_questions(begun, layers=2)
-        if word_prior(begun) is not None:
-            del begun.heads["prior"]
         if not text_only:  # a new run fits it
             words = len(answer_words(train))
             begun.heads["prior"] = WordPrior(begun.vision.full_width, len(train.photos()), words)
+        elif word_prior(begun) is not None:
+            del begun.heads["prior"]
         return begun
 
     def fit_prior(model: FusionModel) -> None:
@@ -138,7 +139,8 @@ def vqa_small(
         asked, answered = _ids(collator().tokenizer, questions), _ids(collator().answers, answers)
         said = [set().union(*(asked[index] | answered[index] for index in about)) for about in photos]
         seen = Subset(train, [first for first, *_ in photos])
-        prior.fit(answer_words(train), _summaries(model, seen, plain, collator()), said)
+        summary = _over_photos(lambda image: encode_for_prior(model, image)[1], model, seen, plain, collator())
+        prior.fit(answer_words(train), summary, said)
 
     def evaluate(model: FusionModel, *given: Any, k: int = 128, **settings: Any) -> Vqa:
         """Ranks the answers of the training part."""
@@ -200,18 +202,21 @@ def nlvr_small(
     )
 
 
-def _summaries(
-    model: FusionModel, dataset: Dataset, transform: EvalTransform, collator: SentenceCollator
+def _over_photos(
+    summarise: Callable[[Tensor], Tensor],
+    model: FusionModel,
+    dataset: Dataset,
+    transform: EvalTransform,
+    collator: SentenceCollator,
 ) -> Float[Tensor, "R F"]:
-    """The summary, at full width, of each record's photo."""
+    """The summary of each record's photo, as `summarise` makes them by the model."""
 
     @torch.no_grad()
     def rows(batch: Batch) -> list[list[float]]:
-        return encode_distinct(model, batch.image)[1].tolist()
+        return summarise(batch.image).tolist()
 
     with evaluating(model) as device:
-        at_once = AT_ONCE_ON_CPU if device.type == "cpu" else AT_ONCE
-        found = over_batches(rows, dataset, transform, collator, batch=at_once, device=device, title="photos")
+        found = over_batches(rows, dataset, transform, collator, batch=at_once(device), device=device, title="photos")
     return torch.tensor(found)
 
 

@@ -26,6 +26,11 @@ AT_ONCE, AT_ONCE_ON_CPU = 32, 4
 The maps of a few photos fit a CPU's caches, so it encodes them faster than many (``benchmarks/encode.py``)."""
 
 
+def at_once(device: torch.device) -> int:
+    """How many images to encode at a time on a device."""
+    return AT_ONCE_ON_CPU if device.type == "cpu" else AT_ONCE
+
+
 class ImageTokens:
     """Encodes the images of a batch.
 
@@ -83,9 +88,9 @@ class ImageTokens:
                 else:
                     self._kept[key] = found.to(batch.image.device)
             order = list(new.values())
-            at_once = AT_ONCE_ON_CPU if batch.image.device.type == "cpu" else AT_ONCE
-            for begin in range(0, len(order), at_once):
-                rows = order[begin : begin + at_once]
+            together = at_once(batch.image.device)
+            for begin in range(0, len(order), together):
+                rows = order[begin : begin + together]
                 for row, tokens in zip(rows, encode(batch.image[rows]), strict=True):
                     self._kept[keys[row]] = tokens.clone()
                     if files is not None:
